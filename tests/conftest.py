@@ -1,0 +1,18 @@
+"""Shared by all tests: a fast BLAS before mlx is imported, and an environment without the developer's own settings."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ocr_mlx.utils.blas import load_blas
+
+load_blas()
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("OCR_MLX_") and not name.startswith("OCR_MLX_TEST_")]:
+        if name not in ("OCR_MLX_CORPUS", "OCR_MLX_MODEL_FACTS"):
+            monkeypatch.delenv(name)
