@@ -1,0 +1,169 @@
+"""A folder becomes a model in memory: config.json, family, graph, tensors, quantization, strict fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import mlx.core as mx
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from ocr_mlx.domain import ModelRef, Quantization
+from ocr_mlx.errors import CheckpointIncomplete, ModelError, WeightMismatch
+from ocr_mlx.model import quantized, registry, weights
+from ocr_mlx.model.base import Family, Graph, LoadedModel
+from ocr_mlx.model.folder import quantization_of, quantization_record, read_config
+
+STORED: Final = "stored"
+DTYPES: Final[Mapping[str, mx.Dtype]] = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+_SETTLE_BYTES: Final = 64_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A model's folder, understood but not read: `graph` has no weights yet, `record` is config.json's quantization."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    family: Family
+    graph: Graph
+    record: Mapping[str, Any] | None
+
+    @property
+    def module(self) -> nn.Module:
+        """The graph, as the module that it is."""
+        return cast(nn.Module, self.graph)
+
+
+def load_model(ref: ModelRef, *, dtype: str | None = None, quantize: Quantization | None = None) -> LoadedModel:
+    """Read a model into memory.
+
+    `dtype` is `float32`, `float16`, `bfloat16` or `stored`. None means as stored on a GPU; on a CPU, where half
+    precision and packed layers are slow, everything becomes plain float32. An explicit dtype leaves packed layers
+    packed. `quantize` packs the layers that the family's recipe names, exactly as a conversion would.
+    Raises ModelError and its kinds; the message names what is missing.
+    """
+    floats = floats_of(dtype)
+    checkpoint = open_checkpoint(ref.path)
+    if quantize is not None and checkpoint.record is not None:
+        raise ModelError(f"{ref.id} is quantized already.", hint="Take the original checkpoint to quantize it anew.")
+    processor = checkpoint.family.processor(checkpoint.folder, checkpoint.config)
+    expand = dtype is None and _on_cpu()
+    _fill(checkpoint, floats, quantize, expand)
+    return LoadedModel(
+        ref=replace(ref, quantization=quantize or quantization_of(checkpoint.config)),
+        family=checkpoint.family,
+        graph=checkpoint.graph,
+        processor=processor,
+        bytes=_settle(checkpoint.module),
+    )
+
+
+def expected_bytes(ref: ModelRef, *, dtype: str | None = None) -> int:
+    """About what `load_model` will hold, from the tables of the files alone, so that room can be made before."""
+    floats = floats_of(dtype)
+    if floats is None and dtype is None and _on_cpu():
+        floats = mx.float32
+    return weights.stored_bytes(ref.path, floats.size if floats is not None else None)
+
+
+def floats_of(dtype: str | None) -> mx.Dtype | None:
+    """The floating type that a name asks for, None where the stored ones stay; raises ModelError for other names."""
+    if dtype is None or dtype == STORED:
+        return None
+    if dtype not in DTYPES:
+        raise ModelError(f"There is no dtype {dtype!r}.", hint=f"Choose one of {', '.join((*DTYPES, STORED))}.")
+    return DTYPES[dtype]
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read config.json and build the graph.
+
+    Raises CheckpointIncomplete or UnsupportedArchitecture.
+    """
+    config = read_config(folder)
+    family = registry.family_for(config)
+    record = quantization_record(config)
+    try:
+        graph = family.build(config)
+    except KeyError as error:
+        raise CheckpointIncomplete(
+            f"config.json in {folder} has no {error.args[0]!r}, which a {family.name} model needs.",
+            hint="Download or convert the model again.",
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise CheckpointIncomplete(
+            f"config.json in {folder} describes no {family.name} model: {error}.",
+            hint="Download or convert the model again.",
+        ) from error
+    return Checkpoint(folder=folder, config=config, family=family, graph=graph, record=record)
+
+
+def read_sanitized(checkpoint: Checkpoint, floats: mx.Dtype | None) -> dict[str, mx.array]:
+    """The folder's tensors in the graph's layout, floating ones as `floats` if given; errors as `read_weights`."""
+    return checkpoint.graph.sanitize(weights.read_weights(checkpoint.folder, floats))
+
+
+def parameters(module: nn.Module) -> dict[str, mx.array]:
+    """The module's arrays by their names in a checkpoint."""
+    return dict(cast("list[tuple[str, mx.array]]", tree_flatten(module.parameters())))
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, mx.array]) -> None:
+    """Raise WeightMismatch unless the tensors are exactly those of the module."""
+    expected = {name: array.shape for name, array in parameters(module).items()}
+    found = {name: array.shape for name, array in tensors.items()}
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    both = sorted(expected.keys() & found.keys())
+    shape = {name: (expected[name], found[name]) for name in both if expected[name] != found[name]}
+    if missing or extra or shape:
+        raise WeightMismatch(missing=missing, extra=extra, shape=shape)
+
+
+def _fill(checkpoint: Checkpoint, floats: mx.Dtype | None, quantize: Quantization | None, expand: bool) -> None:
+    """Give the graph its tensors, not yet evaluated.
+
+    What is quantized in memory is packed in its stored type first, as a conversion does, and expanded after.
+    """
+    module = checkpoint.module
+    if expand and quantize is None:
+        floats = mx.float32
+    tensors = read_sanitized(checkpoint, floats)
+    if quantize is not None:
+        packings = quantized.plan(module, checkpoint.family.recipe, quantize)
+        tensors = quantized.pack(tensors, packings)
+    else:
+        packings = quantized.recorded(module, tensors, checkpoint.record)
+    if expand:
+        tensors = quantized.unpack(tensors, packings)
+        tensors = {name: weights.cast(array, mx.float32) for name, array in tensors.items()}
+    else:
+        quantized.make_room(module, packings)
+    check_fit(module, tensors)
+    module.load_weights(list(tensors.items()), strict=False)
+    module.eval()
+
+
+def _settle(module: nn.Module) -> int:
+    """Evaluate one tensor after the other, so that each source can go before the next is read; the bytes held.
+
+    The largest first, while there is little else: the peak is then hardly more than what stays.
+    """
+    pending = total = 0
+    arrays = {id(array): array for array in parameters(module).values()}.values()
+    for array in sorted(arrays, key=lambda array: array.nbytes, reverse=True):
+        mx.eval(array)
+        total += array.nbytes
+        pending += array.nbytes
+        if pending > _SETTLE_BYTES:
+            mx.clear_cache()
+            pending = 0
+    mx.clear_cache()
+    return total
+
+
+def _on_cpu() -> bool:
+    return bool(mx.default_device() == mx.cpu)

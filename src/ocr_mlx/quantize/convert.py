@@ -1,0 +1,71 @@
+"""Turn a checkpoint into an MLX folder: another float type, packed layers, or both."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ocr_mlx.domain import ModelRef, Quantization
+from ocr_mlx.errors import ModelError
+from ocr_mlx.model.folder import CONFIG, member
+from ocr_mlx.model.load import Checkpoint, check_fit, floats_of, open_checkpoint, read_sanitized
+from ocr_mlx.model.quantized import Packings, make_room, pack
+from ocr_mlx.model.weight_files import is_weight_file
+from ocr_mlx.quantize.recipe import choose, record
+from ocr_mlx.quantize.save import OnProgress, check_free, new_folder, save_tensors, write_json
+
+
+def convert(
+    source: ModelRef,
+    out: Path,
+    *,
+    bits: int | None,
+    group_size: int = 64,
+    mixed: bool = False,
+    dtype: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Write `source` to the new folder `out`, and return it.
+
+    `bits` None packs nothing; `mixed` lets the family give some layers more bits; `dtype` as in `load_model`, None
+    keeps the stored type. Loading the result gives exactly what packing in memory gives.
+    Raises OutputExists, and ModelError and its kinds; whatever happens, no half-written folder stays.
+    """
+    out = Path(out).expanduser()
+    check_free(out)
+    floats = floats_of(dtype)
+    checkpoint = open_checkpoint(source.path)
+    if checkpoint.record is not None:
+        raise ModelError(f"{source.id} is quantized already.", hint="Convert the original checkpoint.")
+    if mixed and bits is None:
+        raise ModelError("`mixed` says how to quantize, but no bits are given.", hint="Add --bits 4 or --bits 8.")
+    quantization = None if bits is None else Quantization(bits=bits, group_size=group_size)
+    packings: Packings = {} if quantization is None else choose(checkpoint, quantization, mixed)
+    tensors = pack(read_sanitized(checkpoint, floats), packings)
+    make_room(checkpoint.module, packings)
+    check_fit(checkpoint.module, tensors)
+    with new_folder(out) as folder:
+        _copy_companions(checkpoint, folder)
+        write_json(folder / CONFIG, _config(checkpoint.config, packings, quantization, dtype))
+        save_tensors(folder, tensors, on_progress=on_progress)
+    return out
+
+
+def _config(
+    config: Mapping[str, Any], packings: Packings, quantization: Quantization | None, dtype: str | None
+) -> dict[str, Any]:
+    written = record(config, packings, quantization)
+    if floats_of(dtype) is not None:
+        written["dtype" if "dtype" in config else "torch_dtype"] = dtype
+    return written
+
+
+def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
+    """Tokenizer, processor and generation files: what the family downloads, but for config and weights."""
+    for path in sorted(checkpoint.folder.iterdir()):
+        wanted = any(fnmatch(path.name, pattern) for pattern in checkpoint.family.files)
+        if wanted and path.is_file() and path.name != CONFIG and not is_weight_file(path.name):
+            shutil.copyfile(member(checkpoint.folder, path.name), folder / path.name)
