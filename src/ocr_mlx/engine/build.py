@@ -1,0 +1,109 @@
+"""Puts the engine together: the only place that decides which parts it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ocr_mlx.domain import ModelProgress, OcrRequest, OnEvent
+from ocr_mlx.pages.fetch import FetchLimits
+from ocr_mlx.pages.load import PageLimits
+
+if TYPE_CHECKING:
+    from ocr_mlx.engine.service import OcrService, OpenDocument
+    from ocr_mlx.engine.worker import Worker
+    from ocr_mlx.model.base import Family, LoadedModel
+    from ocr_mlx.pages.pdf import PdfRenderer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOptions:
+    """What an engine needs to know. `keep_alive` in seconds; `max_rows` caps every model's batch, None leaves it to them."""
+
+    default_model: str
+    keep_alive: float
+    offline: bool
+    cache_dir: Path | None
+    dtype: str | None
+    queue_limit: int
+    max_rows: int | None
+    fetch: FetchLimits
+    limits: PageLimits
+    use_blas: bool = True
+
+
+def build_service(options: EngineOptions) -> OcrService:
+    """A running engine; close it when done. Imports mlx, so it takes a moment."""
+    from ocr_mlx.utils.blas import load_blas
+
+    if options.use_blas:
+        load_blas()
+    from ocr_mlx.engine.cache import ModelCache, SchedulerClock
+    from ocr_mlx.engine.service import OcrService
+    from ocr_mlx.engine.worker import Worker
+    from ocr_mlx.pages.pdf import PdfRenderer
+
+    worker = Worker(max_rows=options.max_rows)
+    renderer = PdfRenderer(options.limits)
+
+    def run(function: Callable[[], None]) -> Future[None]:
+        return worker.call(function)
+
+    cache = ModelCache(
+        _loader(options, worker), run, SchedulerClock(), keep_alive=options.keep_alive, identity=_identity
+    )
+    return OcrService(
+        cache,
+        worker,
+        _opener(options, renderer),
+        default_model=options.default_model,
+        queue_limit=options.queue_limit,
+        on_close=renderer.close,
+    )
+
+
+def _identity(name: str) -> str:
+    """The same for every name of one model. Raises UnknownModel for a bare word that is no alias."""
+    from ocr_mlx.model.registry import is_folder_name, resolve_name
+
+    known = resolve_name(name)
+    return str(Path(known).expanduser().resolve()) if is_folder_name(known) else known
+
+
+def _loader(options: EngineOptions, worker: Worker) -> Callable[[str, OnEvent], LoadedModel]:
+    from ocr_mlx.model.hub import find
+    from ocr_mlx.model.load import load_model
+
+    def load(name: str, on_event: OnEvent) -> LoadedModel:
+        def progress(done: int, total: int) -> None:
+            on_event(ModelProgress(model=name, stage="downloading", done=done, total=total))
+
+        def licence(family: Family, repo: str) -> None:
+            on_event(ModelProgress(model=repo, stage="downloading", licence=family.licence))
+
+        ref = find(
+            name, offline=options.offline, cache_dir=options.cache_dir, on_progress=progress, on_download=licence
+        )
+        on_event(ModelProgress(model=name, stage="loading"))
+        return worker.call(lambda: load_model(ref, dtype=options.dtype)).result()
+
+    return load
+
+
+def _opener(options: EngineOptions, renderer: PdfRenderer) -> Callable[[OcrRequest], OpenDocument]:
+    from ocr_mlx.pages.fetch import fetch
+    from ocr_mlx.pages.load import open_document
+
+    def open_request(request: OcrRequest) -> OpenDocument:
+        return open_document(
+            fetch(request.source, options.fetch),
+            limits=options.limits,
+            renderer=renderer,
+            page_range=request.page_range,
+            password=request.password,
+        )
+
+    return open_request

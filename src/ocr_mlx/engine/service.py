@@ -1,0 +1,290 @@
+"""The single use case: a document goes in, events and one result per page come out. CLI, routes and jobs all call `run`.
+
+`run` belongs to the caller's thread and is a small message loop. Bytes are fetched and the document is opened before a model
+is asked for, so bad input costs nothing; pages are rendered and prepared by two helper threads, a few ahead of the batch;
+the worker decodes. Memory stays bounded by the pages in flight, however long the document is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Protocol
+
+from ocr_mlx.domain import (
+    DocumentDone,
+    DocumentStarted,
+    Event,
+    OcrRequest,
+    OcrResult,
+    OnEvent,
+    Page,
+    PageDone,
+    PageResult,
+    PageStarted,
+    resolve,
+)
+from ocr_mlx.engine.cache import ModelCache
+from ocr_mlx.engine.worker import Worker
+from ocr_mlx.errors import InvalidOption, OcrMlxError, QueueFull, ShuttingDown
+from ocr_mlx.inference import pipeline
+from ocr_mlx.model.base import LoadedModel, Mode, PreparedPage
+
+
+class OpenDocument(Protocol):
+    """What the service needs of a document (`pages.load.Document`)."""
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """The selected pages."""
+        ...
+
+    def page(self, index: int, *, dpi: float, padding: int = 0) -> Page:
+        """One page's pixels."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the bytes."""
+        ...
+
+
+Open = Callable[[OcrRequest], OpenDocument]
+"""Fetch a request's source and open it; raises SourceError and PageError."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prepared:
+    page: Page
+    rows: PreparedPage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Finished:
+    index: int
+    run: pipeline.PageRun
+
+
+_Message = Event | _Prepared | _Finished | PageResult
+_PREPARING = 2
+_CLOSING_SECONDS = 30.0
+"""A cancelled document ends within one step, or when the model it waits for is loaded."""
+
+
+class OcrService:
+    """Reads documents. Thread-safe; every call of `run` blocks its own thread only."""
+
+    def __init__(
+        self,
+        cache: ModelCache,
+        worker: Worker,
+        open_document: Open,
+        *,
+        default_model: str,
+        queue_limit: int = 64,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`default_model` is read with when a request names none; `on_close` lets go of what `open_document` uses."""
+        self.cache = cache
+        self._worker = worker
+        self._open = open_document
+        self._default_model = default_model
+        self._queue_limit = queue_limit
+        self._on_close = on_close
+        self._threads = ThreadPoolExecutor(_PREPARING, thread_name_prefix="ocr-pages")
+        self._idle = threading.Condition()
+        self._active: set[threading.Event] = set()
+        self._closing = False
+
+    def run(
+        self, request: OcrRequest, on_event: OnEvent | None = None, cancel: threading.Event | None = None
+    ) -> OcrResult:
+        """Read one document.
+
+        `on_event` is called on this thread, in order: model progress, document started, then per page started, text and
+        done (pages may interleave), last document done. Once `cancel` is set, pages that are not done end as `cancelled`.
+        Raises OcrMlxError when the document as a whole cannot be read; a single bad page is a `failed` page.
+        """
+        cancel = cancel or threading.Event()
+        with self._admitted(cancel):
+            return self._run(request, on_event or (lambda _event: None), cancel)
+
+    def close(self, *, drain: float = 0.0) -> None:
+        """Take no new work, give running work `drain` seconds, cancel the rest, unload and end all threads."""
+        with self._idle:
+            self._closing = True
+            self._idle.wait_for(lambda: not self._active, timeout=drain)
+            for cancel in self._active:
+                cancel.set()
+            self._idle.wait_for(lambda: not self._active, timeout=_CLOSING_SECONDS)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._on_close()
+        self.cache.close()
+        self._worker.close()
+
+    @contextmanager
+    def _admitted(self, cancel: threading.Event) -> Iterator[None]:
+        with self._idle:
+            if self._closing:
+                raise ShuttingDown("The server is shutting down.", hint="Start it again and repeat the request.")
+            if len(self._active) >= self._queue_limit:
+                raise QueueFull(f"{len(self._active)} documents are being read already.", hint="Try again in a moment.")
+            self._active.add(cancel)
+        try:
+            yield
+        except BaseException:
+            cancel.set()
+            raise
+        finally:
+            with self._idle:
+                self._active.discard(cancel)
+                self._idle.notify_all()
+
+    def _run(self, request: OcrRequest, on_event: OnEvent, cancel: threading.Event) -> OcrResult:
+        started = time.monotonic()
+        name = request.model or self._default_model
+        document = self._open(request)
+        try:
+            with self.cache.lease(name, keep_alive=request.keep_alive, on_event=on_event, cancel=cancel) as model:
+                reading = _Reading(self._worker, self._threads, document, model, request, on_event, cancel)
+                pages = reading.run()
+        finally:
+            document.close()
+        result = OcrResult(model=model.ref.id, pages=pages, seconds=time.monotonic() - started)
+        on_event(DocumentDone(result=result))
+        return result
+
+
+class _Reading:
+    """One document on its way: what is being prepared, what decodes, what is done."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        threads: ThreadPoolExecutor,
+        document: OpenDocument,
+        model: LoadedModel,
+        request: OcrRequest,
+        on_event: OnEvent,
+        cancel: threading.Event,
+    ) -> None:
+        self._worker = worker
+        self._threads = threads
+        self._document = document
+        self._document_lock = threading.Lock()
+        self._model = model
+        self._request = request
+        self._mode = find_mode(model, request.prompt.mode)
+        self._params = resolve(model.family.defaults, self._mode.overrides, request.overrides)
+        self._emit = on_event
+        self._cancel = cancel
+        self._messages: SimpleQueue[_Message] = SimpleQueue()
+        self._waiting = list(reversed(document.indices))
+        self._in_flight = 0
+        self._done: dict[int, PageResult] = {}
+
+    def run(self) -> tuple[PageResult, ...]:
+        self._emit(DocumentStarted(model=self._model.ref.id, pages=self._document.indices))
+        try:
+            self._fill()
+            while self._in_flight:
+                self._handle(self._messages.get())
+                self._fill()
+        except BaseException:
+            self._cancel.set()
+            self._drain()
+            raise
+        return tuple(self._done[index] for index in self._document.indices)
+
+    def _fill(self) -> None:
+        """Keep enough pages in flight to fill the batch, and no more."""
+        while self._waiting and self._cancel.is_set():
+            self._finish(pipeline.cancelled(self._waiting.pop()))
+        while self._waiting and self._in_flight < self._model.processor.max_rows + _PREPARING:
+            index = self._waiting.pop()
+            self._in_flight += 1
+            self._threads.submit(self._prepare, index)
+
+    def _prepare(self, index: int) -> None:
+        """Runs on a helper thread."""
+        try:
+            if self._cancel.is_set():
+                self._messages.put(pipeline.cancelled(index))
+                return
+            with self._document_lock:
+                dpi = self._request.dpi or self._model.processor.dpi
+                page = self._document.page(index, dpi=dpi, padding=self._request.padding)
+            rows = pipeline.prepare(self._model, page, self._request.prompt, self._mode)
+            self._messages.put(_Prepared(page=page, rows=rows))
+        except Exception as problem:
+            self._messages.put(pipeline.failed(index, _known(problem)))
+
+    def _handle(self, message: _Message) -> None:
+        match message:
+            case _Prepared():
+                self._start(message)
+            case _Finished():
+                self._threads.submit(self._conclude, message)
+            case PageResult():
+                self._in_flight -= 1
+                self._finish(message)
+            case _:
+                self._emit(message)
+
+    def _start(self, prepared: _Prepared) -> None:
+        index = prepared.page.index
+        self._emit(PageStarted(page=index))
+        run = pipeline.PageRun(
+            self._model,
+            prepared.page,
+            prepared.rows,
+            self._mode,
+            on_text=self._messages.put,
+            on_done=lambda: self._messages.put(_Finished(index=index, run=run)),
+        )
+        rows = run.rows(self._params, self._cancel)
+        if rows:
+            self._worker.admit(self._model, rows)
+        else:
+            self._messages.put(_Finished(index=index, run=run))
+
+    def _conclude(self, finished: _Finished) -> None:
+        """Runs on a helper thread: post-processing may take a while on a long page."""
+        try:
+            self._messages.put(finished.run.result())
+        except Exception as problem:
+            self._messages.put(pipeline.failed(finished.index, _known(problem)))
+
+    def _finish(self, result: PageResult) -> None:
+        self._done[result.index] = result
+        self._emit(PageDone(result=result))
+
+    def _drain(self) -> None:
+        """Wait until nothing of this document is in anybody's hands, without telling the caller more."""
+        self._emit = lambda _event: None
+        while self._in_flight:
+            self._handle(self._messages.get())
+
+
+def find_mode(model: LoadedModel, name: str) -> Mode:
+    """The family's mode of this name, its default for an empty one; InvalidOption lists the names."""
+    family = model.family
+    mode = family.modes.get(name or family.default_mode)
+    if mode is None:
+        known = ", ".join(family.modes)
+        raise InvalidOption(f"The model has no mode '{name}'.", hint=f"Known modes: {known}.")
+    return mode
+
+
+def _known(problem: Exception) -> OcrMlxError:
+    if isinstance(problem, OcrMlxError):
+        return problem
+    unknown = OcrMlxError(
+        f"The page could not be processed ({type(problem).__name__}).", hint="Report it with the log if it stays."
+    )
+    unknown.__cause__ = problem
+    return unknown

@@ -1,0 +1,144 @@
+"""The one thread that touches arrays: it runs calls between steps and steps every batch that has rows.
+
+Nothing else in the program evaluates an array while the worker runs, so graphs, caches and the device need no locks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+from ocr_mlx.errors import DecodeError, OcrMlxError, OutOfMemory, ShuttingDown
+from ocr_mlx.inference.batch import DecodeBatch
+from ocr_mlx.inference.stopping import Row
+from ocr_mlx.model.base import LoadedModel
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Owns the running batches, one for each model in use. All methods may be called from any thread."""
+
+    def __init__(self, *, max_rows: int | None = None) -> None:
+        self._max_rows = max_rows
+        self._calls: deque[Callable[[], None]] = deque()
+        self._lanes: dict[int, _Lane] = {}
+        self._wake = threading.Condition()
+        self._closing = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="ocr-worker", daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run `function` on the worker, between two steps."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except BaseException as problem:
+                future.set_exception(problem)
+
+        with self._wake:
+            if self._closing:
+                raise ShuttingDown("The engine is shutting down.", hint="Start it again and repeat the request.")
+            self._calls.append(run)
+            self._wake.notify()
+        return future
+
+    def admit(self, model: LoadedModel, rows: Sequence[Row]) -> None:
+        """Queue rows for the model's batch. Every row ends sooner or later, if only because the worker closes."""
+
+        def run() -> None:
+            lane = self._lanes.setdefault(id(model), _Lane(model, self._max_rows))
+            lane.waiting.extend(rows)
+
+        self.call(run)
+
+    def close(self) -> None:
+        """End all rows and take no more. Waits for the step in progress."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if threading.current_thread() is not self._thread:
+            self._ended.wait()
+
+    def _live(self) -> None:
+        """Work until closed, then sleep for good.
+
+        A thread that used mlx must not end: what mlx keeps per thread is destroyed behind Python's back, and when that
+        meets the interpreter's own end the process aborts.
+        """
+        try:
+            self._loop()
+        finally:
+            self._ended.set()
+        threading.Event().wait()
+
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._calls or self._lanes or self._closing):
+                    self._wake.wait()
+                calls, self._calls = self._calls, deque()
+                closing = self._closing
+            for call in calls:
+                call()
+            if closing:
+                self._end_all()
+                return
+            self._step()
+
+    def _step(self) -> None:
+        for key, lane in list(self._lanes.items()):
+            lane.step()
+            if lane.idle:
+                del self._lanes[key]
+
+    def _end_all(self) -> None:
+        stopped = ShuttingDown("The engine was shut down before the page was done.", hint="Repeat the request.")
+        for lane in self._lanes.values():
+            lane.clear(stopped)
+        self._lanes.clear()
+
+
+class _Lane:
+    """One model's batch and the rows that wait for a place in it."""
+
+    def __init__(self, model: LoadedModel, max_rows: int | None) -> None:
+        self._batch = DecodeBatch(model)
+        self._places = min(model.processor.max_rows, max_rows or model.processor.max_rows)
+        self.waiting: deque[Row] = deque()
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and not self._batch.rows
+
+    def step(self) -> None:
+        free = self._places - len(self._batch.rows)
+        if free > 0 and self.waiting:
+            self._batch.join([self.waiting.popleft() for _ in range(min(free, len(self.waiting)))])
+        try:
+            self._batch.step()
+        except Exception as problem:  # the thread must outlive anything a batch can raise
+            self._batch.clear(_failure(problem))
+
+    def clear(self, error: OcrMlxError) -> None:
+        self._batch.rows.extend(self.waiting)
+        self.waiting.clear()
+        self._batch.clear(error)
+
+
+def _failure(problem: Exception) -> OcrMlxError:
+    if isinstance(problem, MemoryError) or "allocate" in str(problem):
+        return OutOfMemory(
+            "The device ran out of memory while decoding.", hint="Lower max_rows or use a quantized model."
+        )
+    return DecodeError(
+        f"A decoding step failed ({type(problem).__name__}).", hint="Try again; report it with the log if it stays."
+    )

@@ -1,0 +1,151 @@
+"""One page from pixels to its result: prepare its rows, follow them through the batch, fold them into one honest status."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from ocr_mlx.domain import DecodeParams, Finish, Page, PageError, PageResult, PageStatus, Prompt, TextDelta
+from ocr_mlx.errors import OcrMlxError
+from ocr_mlx.inference.blank import is_blank
+from ocr_mlx.inference.stopping import Row, RowOutcome
+from ocr_mlx.model.base import LoadedModel, Mode, PreparedPage
+
+_STATUS = {
+    Finish.EOS: PageStatus.OK,
+    Finish.STOP: PageStatus.OK,
+    Finish.LENGTH: PageStatus.TRUNCATED,
+    Finish.LOOP: PageStatus.LOOP_STOPPED,
+    Finish.CANCELLED: PageStatus.CANCELLED,
+    Finish.ERROR: PageStatus.FAILED,
+}
+_WORST_LAST = (Finish.EOS, Finish.STOP, Finish.LENGTH, Finish.LOOP, Finish.CANCELLED, Finish.ERROR)
+
+
+def prepare(model: LoadedModel, page: Page, prompt: Prompt, mode: Mode) -> PreparedPage:
+    """The page's rows; none when it is blank. Runs in any thread."""
+    if is_blank(page.image):
+        return PreparedPage(rows=(), glue=())
+    return model.processor.prepare(page, prompt, mode)
+
+
+def failed(index: int, problem: OcrMlxError, seconds: float = 0.0) -> PageResult:
+    """The result of a page that could not be read."""
+    return PageResult(
+        index=index,
+        status=PageStatus.FAILED,
+        finish=Finish.ERROR,
+        seconds=seconds,
+        error=PageError(code=problem.code, message=str(problem)),
+    )
+
+
+def cancelled(index: int) -> PageResult:
+    """The result of a page that was never begun because the caller gave up."""
+    return PageResult(index=index, status=PageStatus.CANCELLED, finish=Finish.CANCELLED)
+
+
+class PageRun:
+    """Follows one page's rows. Deltas come out in reading order: a row's text waits until the rows before it are done.
+
+    `on_text` and `on_done` are called by the decoding thread and must not block.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        page: Page,
+        prepared: PreparedPage,
+        mode: Mode,
+        *,
+        on_text: Callable[[TextDelta], None],
+        on_done: Callable[[], None],
+    ) -> None:
+        self._model = model
+        self._page = page
+        self._prepared = prepared
+        self._mode = mode
+        self._on_text = on_text
+        self._on_done = on_done
+        self._outcomes: list[RowOutcome | None] = [None] * len(prepared.rows)
+        self._held = [""] * len(prepared.rows)
+        self._head = 0
+        self._glue_out = 0
+        self._tokens = 0
+        self._started = time.monotonic()
+
+    def rows(self, params: DecodeParams, cancel: threading.Event) -> list[Row]:
+        """The rows to admit to the batch."""
+        return [self._row(i, params, cancel) for i in range(len(self._prepared.rows))]
+
+    def result(self) -> PageResult:
+        """The page's outcome, once every row has ended. Runs the family's post-processing: call it off the worker."""
+        outcomes = [outcome for outcome in self._outcomes if outcome is not None]
+        raw = self._prepared.join([outcome.text for outcome in outcomes])
+        error = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
+        finish = max((outcome.finish for outcome in outcomes), key=_WORST_LAST.index, default=Finish.EOS)
+        final = self._model.processor.postprocess(raw, self._page, self._prepared, self._mode)
+        status = _STATUS[finish]
+        if status is PageStatus.OK and not final.text.strip():
+            status = PageStatus.BLANK
+        return PageResult(
+            index=self._page.index,
+            status=status,
+            text=final.text,
+            raw_text=raw,
+            token_ids=tuple(token for outcome in outcomes for token in outcome.tokens),
+            blocks=final.blocks,
+            confidence=_confidence(outcomes),
+            prompt_tokens=sum(row.prompt_tokens for row in self._prepared.rows),
+            generated_tokens=sum(len(outcome.tokens) for outcome in outcomes),
+            finish=finish,
+            effective_size=self._prepared.rows[0].effective_size if self._prepared.rows else None,
+            seconds=time.monotonic() - self._started,
+            error=PageError(code=error.code, message=str(error)) if error is not None else None,
+        )
+
+    def _row(self, i: int, params: DecodeParams, cancel: threading.Event) -> Row:
+        return Row(
+            self._model,
+            self._prepared.rows[i],
+            params,
+            on_text=lambda delta, _count: self._text(i, delta),
+            on_done=lambda outcome: self._done(i, outcome),
+            cancel=cancel,
+        )
+
+    def _text(self, i: int, delta: str) -> None:
+        self._tokens += 1
+        self._held[i] += delta
+        if i == self._head:
+            self._flush()
+
+    def _done(self, i: int, outcome: RowOutcome) -> None:
+        self._outcomes[i] = outcome
+        while self._head < len(self._outcomes) and self._outcomes[self._head] is not None:
+            self._flush()
+            self._head += 1
+        if self._head < len(self._outcomes):
+            self._flush()
+        else:
+            self._on_done()
+
+    def _flush(self) -> None:
+        text, self._held[self._head] = self._held[self._head], ""
+        if text:
+            self._on_text(TextDelta(page=self._page.index, text=self._glued(text), tokens=self._tokens))
+            self._tokens = 0
+
+    def _glued(self, text: str) -> str:
+        """The text behind the glue of every row since the last one that spoke."""
+        glue = "".join(self._prepared.glue[self._glue_out : self._head + 1])
+        self._glue_out = self._head + 1
+        return glue + text
+
+
+def _confidence(outcomes: Sequence[RowOutcome]) -> float | None:
+    """Mean probability of the tokens, 0..1."""
+    logprobs = [logprob for outcome in outcomes for logprob in outcome.logprobs]
+    return sum(math.exp(min(p, 0.0)) for p in logprobs) / len(logprobs) if logprobs else None

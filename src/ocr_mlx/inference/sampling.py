@@ -1,0 +1,165 @@
+"""Logits to tokens, for a batch of rows that may each want something else.
+
+Greedy rows share one vectorised pass. A row with a temperature, a penalty or an n-gram guard is handled by itself, so what
+one row asks for never touches its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from ocr_mlx.domain import DecodeParams
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One step's outcome for B rows, not evaluated yet.
+
+    `tokens` int32 [B]; `logprobs` float32 [B] under the model's own distribution (no temperature, no penalty);
+    `max_logits` float32 [B].
+    """
+
+    tokens: mx.array
+    logprobs: mx.array
+    max_logits: mx.array
+
+    def arrays(self) -> list[mx.array]:
+        """What to evaluate."""
+        return [self.tokens, self.logprobs, self.max_logits]
+
+    def take(self, rows: Sequence[int]) -> Choice:
+        """The same for some of the rows."""
+        index = mx.array(list(rows), dtype=mx.int32)
+        return Choice(tokens=self.tokens[index], logprobs=self.logprobs[index], max_logits=self.max_logits[index])
+
+
+def concatenate(choices: Sequence[Choice]) -> Choice:
+    """Several batches' choices as one, in order."""
+    if len(choices) == 1:
+        return choices[0]
+    return Choice(
+        tokens=mx.concatenate([c.tokens for c in choices]),
+        logprobs=mx.concatenate([c.logprobs for c in choices]),
+        max_logits=mx.concatenate([c.max_logits for c in choices]),
+    )
+
+
+class Sampler:
+    """One row's way to choose: its random stream and its recent tokens.
+
+    `recent` stays on the device, so a penalised row can still be computed one step ahead.
+    """
+
+    def __init__(self, params: DecodeParams) -> None:
+        self.params = params
+        self._key = mx.random.key(params.seed) if params.seed is not None else None
+        self._recent: mx.array | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the row is plain greedy and may share the vectorised pass."""
+        params = self.params
+        return params.temperature <= 0 and params.repetition_penalty == 1.0 and params.no_repeat_ngram == 0
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether the next choice depends on tokens that must first be read back to the host."""
+        return self.params.no_repeat_ngram > 0
+
+    def choose(self, logits: mx.array, history: Sequence[int]) -> mx.array:
+        """`logits` float32 [V] -> one token, int32 []. `history` are this row's tokens so far."""
+        params = self.params
+        logits = self._penalize(logits)
+        if params.no_repeat_ngram > 0:
+            logits = ban(logits, repeated_ngram_ends(history, params.no_repeat_ngram))
+        token = mx.argmax(logits) if params.temperature <= 0 else self._draw(logits)
+        token = token.astype(mx.int32)
+        self._remember(token)
+        return token
+
+    def _draw(self, logits: mx.array) -> mx.array:
+        params = self.params
+        logits = keep_top(logits / params.temperature, params.top_k, params.top_p)
+        key = None
+        if self._key is not None:
+            self._key, key = mx.random.split(self._key)
+        return mx.random.categorical(logits, key=key)
+
+    def _penalize(self, logits: mx.array) -> mx.array:
+        penalty = self.params.repetition_penalty
+        if penalty == 1.0 or self._recent is None:
+            return logits
+        seen = logits[self._recent]
+        seen = mx.where(seen > 0, seen / penalty, seen * penalty)
+        return mx.put_along_axis(logits, self._recent, seen, axis=0)
+
+    def _remember(self, token: mx.array) -> None:
+        if self.params.repetition_penalty == 1.0:
+            return
+        token = token.reshape(1)
+        recent = token if self._recent is None else mx.concatenate([self._recent, token])
+        self._recent = recent[-max(self.params.repetition_window, 1) :]
+
+
+def keep_top(logits: mx.array, top_k: int, top_p: float) -> mx.array:
+    """Set all but the likeliest tokens of `logits` [V] to -inf; top_p outside (0, 1) and top_k outside (0, V) are off."""
+    size = logits.shape[-1]
+    if 0 < top_k < size:
+        threshold = mx.min(mx.topk(logits, top_k))
+        logits = mx.where(logits < threshold, -mx.inf, logits)
+    if 0 < top_p < 1:
+        order = mx.argsort(-logits)
+        probs = mx.softmax(logits[order])
+        before = mx.cumsum(probs) - probs
+        kept = mx.where(before < top_p, logits[order], -mx.inf)
+        logits = mx.put_along_axis(logits, order, kept, axis=0)
+    return logits
+
+
+def repeated_ngram_ends(history: Sequence[int], size: int) -> list[int]:
+    """Tokens that would complete an n-gram of `size` that `history` already holds."""
+    if len(history) < size:
+        return []
+    prefix = tuple(history[len(history) - size + 1 :])
+    starts = range(len(history) - size + 1)
+    return sorted({history[i + size - 1] for i in starts if tuple(history[i : i + size - 1]) == prefix})
+
+
+def ban(logits: mx.array, tokens: Sequence[int]) -> mx.array:
+    """`logits` [..., V] with these tokens at -inf."""
+    return mx.where(mask(tokens, logits.shape[-1]), -mx.inf, logits) if tokens else logits
+
+
+def mask(tokens: Sequence[int], size: int) -> mx.array:
+    """bool [size], True at these tokens."""
+    marked = mx.zeros((size,), dtype=mx.bool_)
+    if tokens:
+        marked[mx.array(list(tokens))] = True
+    return marked
+
+
+def choose(
+    logits: mx.array, samplers: Sequence[Sampler], histories: Sequence[Sequence[int]], banned: mx.array
+) -> Choice:
+    """One token for each row.
+
+    `logits` [B, V]; `banned` bool [V], tokens that are never chosen; `histories[i]` row i's tokens so far (complete only
+    where a sampler needs them).
+    """
+    logits = mx.where(banned, -mx.inf, logits.astype(mx.float32))
+    tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
+    if not all(sampler.plain for sampler in samplers):
+        own = [
+            tokens[i] if sampler.plain else sampler.choose(logits[i], histories[i])
+            for i, sampler in enumerate(samplers)
+        ]
+        tokens = mx.stack(own)
+    picked = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+    return Choice(
+        tokens=tokens,
+        logprobs=picked - mx.logsumexp(logits, axis=-1),
+        max_logits=mx.max(logits, axis=-1),
+    )

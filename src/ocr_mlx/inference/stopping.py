@@ -1,0 +1,124 @@
+"""When a row ends: the model's end token, a stop string, its limit, a loop, or the caller."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ocr_mlx.domain import DecodeParams, Finish
+from ocr_mlx.errors import OcrMlxError, PromptTooLong
+from ocr_mlx.inference.guard import CHECK_EVERY, loop_start
+from ocr_mlx.inference.sampling import Sampler
+from ocr_mlx.inference.text import TextStream
+from ocr_mlx.model.base import LoadedModel, ModelInputs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowOutcome:
+    """What a row came to. `logprobs[i]` belongs to `tokens[i]`; the end token is in neither."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish: Finish
+    error: OcrMlxError | None = None
+
+
+class Row:
+    """One sequence on its way through a batch: its inputs, its options, and what it has said so far.
+
+    `on_text(delta, tokens)` and `on_done(outcome)` are called by the thread that decodes; they must not block.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        inputs: ModelInputs,
+        params: DecodeParams,
+        *,
+        on_text: Callable[[str, int], None],
+        on_done: Callable[[RowOutcome], None],
+        cancel: threading.Event,
+    ) -> None:
+        processor = model.processor
+        self.inputs = inputs
+        self.sampler = Sampler(params)
+        self.tokens: list[int] = []
+        self.cancel = cancel
+        self.outcome: RowOutcome | None = None
+        self._logprobs: list[float] = []
+        self._limit = min(params.max_new_tokens, model.graph.max_positions - _prompt_length(inputs))
+        self._eos = processor.eos_token_ids
+        self._text = TextStream(processor.tokenizer, params.stop)
+        self._test = processor.repetition_test()
+        self._on_text = on_text
+        self._on_done = on_done
+
+    @property
+    def done(self) -> bool:
+        """Whether the row has its outcome."""
+        return self.outcome is not None
+
+    @property
+    def last_step(self) -> bool:
+        """Whether the next token is the last one allowed, so that nothing may be computed beyond it."""
+        return len(self.tokens) + 1 >= self._limit
+
+    def check_fits(self) -> None:
+        """Raise PromptTooLong when not one token fits behind the prompt."""
+        if self._limit < 1:
+            raise PromptTooLong(
+                "The page and the prompt fill all of the model's positions.",
+                hint="Use a shorter prompt, a smaller picture or a larger max_tokens.",
+            )
+
+    def accept(self, token: int, logprob: float, max_logit: float) -> None:
+        """Take the next token; ends the row when it is the last."""
+        if self.cancel.is_set():
+            return self.end(Finish.CANCELLED)
+        if token in self._eos:
+            return self.end(Finish.EOS)
+        self.tokens.append(token)
+        self._logprobs.append(logprob)
+        keep = self._loop(token, max_logit)
+        if keep is not None:
+            return self._cut(keep)
+        delta = self._text.add(token)
+        if delta:
+            self._on_text(delta, len(self.tokens))
+        if self._text.stopped:
+            self.end(Finish.STOP)
+        elif len(self.tokens) >= self._limit:
+            self.end(Finish.LENGTH)
+
+    def end(self, finish: Finish, error: OcrMlxError | None = None) -> None:
+        """End the row here; what it has said stays."""
+        if self.done:
+            return
+        rest = self._text.finish(self.tokens)
+        if rest and finish is not Finish.LOOP:
+            self._on_text(rest, len(self.tokens))
+        self.outcome = RowOutcome(
+            tokens=tuple(self.tokens),
+            logprobs=tuple(self._logprobs),
+            text=self._text.text,
+            finish=finish,
+            error=error,
+        )
+        self._on_done(self.outcome)
+
+    def _loop(self, token: int, max_logit: float) -> int | None:
+        keep = self._test.update(token, max_logit) if self._test is not None else None
+        if keep is None and len(self.tokens) % CHECK_EVERY == 0:
+            keep = loop_start(self.tokens)
+        return keep
+
+    def _cut(self, keep: int) -> None:
+        del self.tokens[keep:]
+        del self._logprobs[keep:]
+        self.end(Finish.LOOP)
+
+
+def _prompt_length(inputs: ModelInputs) -> int:
+    return max(inputs.prompt_tokens, len(inputs.token_ids))

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ocr_mlx.domain import (
+    DecodeOverrides,
+    DocumentDone,
+    DocumentStarted,
+    Event,
+    OcrRequest,
+    PageDone,
+    PageStarted,
+    PageStatus,
+    Prompt,
+    TextDelta,
+)
+from ocr_mlx.engine.cache import ModelCache
+from ocr_mlx.engine.service import OcrService
+from ocr_mlx.engine.worker import Worker
+from ocr_mlx.errors import InvalidOption, OcrMlxError, QueueFull, ShuttingDown, SourceNotFound
+from ocr_mlx.model.base import LoadedModel
+from tests.unit.fakes import FakeClock, FakeDocument, ScriptGraph, fake_model, ids, request
+
+SCRIPTS = [[ids("first page")], [ids("second, a little longer")], [ids("third"), ids("in two rows")]]
+
+
+class Bench:
+    """A service around the fake family, with the document to read next."""
+
+    def __init__(self, model: LoadedModel, *, queue_limit: int = 64) -> None:
+        self.model = model
+        self.clock = FakeClock()
+        self.document: FakeDocument | OcrMlxError = FakeDocument([0])
+        self.loads = 0
+        self.worker = Worker()
+        self.service = OcrService(
+            ModelCache(self._load, self.worker.call, self.clock, keep_alive=10),
+            self.worker,
+            self._open,
+            default_model="fake",
+            queue_limit=queue_limit,
+        )
+
+    @property
+    def graph(self) -> ScriptGraph:
+        assert isinstance(self.model.graph, ScriptGraph)
+        return self.model.graph
+
+    def _load(self, name: str, on_event: object) -> LoadedModel:
+        self.loads += 1
+        return self.model
+
+    def _open(self, _request: OcrRequest) -> FakeDocument:
+        if isinstance(self.document, OcrMlxError):
+            raise self.document
+        return self.document
+
+
+@contextmanager
+def bench(max_rows: int = 8, queue_limit: int = 64) -> Iterator[Bench]:
+    made = Bench(fake_model(SCRIPTS, max_rows=max_rows), queue_limit=queue_limit)
+    try:
+        yield made
+    finally:
+        made.service.close()
+
+
+def test_a_document_is_read_page_by_page_and_in_order() -> None:
+    with bench() as b:
+        b.document = FakeDocument([1, 0, 2])
+        events: list[Event] = []
+        result = b.service.run(request(), events.append)
+        assert [page.text for page in result.pages] == ["second, a little longer", "first page", "third\nin two rows"]
+        assert [page.index for page in result.pages] == [0, 1, 2]
+        assert result.text.count("\n\n") == 2
+        assert result.model == "fake"
+        assert b.document.closed
+
+
+def test_events_tell_the_whole_story() -> None:
+    with bench() as b:
+        b.document = FakeDocument([0, 1])
+        events: list[Event] = []
+        result = b.service.run(request(), events.append)
+        kinds = [type(event) for event in events]
+        assert DocumentStarted(model="fake", pages=(0, 1)) in events
+        assert events[-1] == DocumentDone(result=result)
+        for index in (0, 1):
+            said = "".join(e.text for e in events if isinstance(e, TextDelta) and e.page == index)
+            assert said == result.pages[index].raw_text
+            own = [
+                type(e)
+                for e in events
+                if getattr(e, "page", None) == index or (isinstance(e, PageDone) and e.result.index == index)
+            ]
+            assert own[0] is PageStarted and own[-1] is PageDone
+        assert kinds.count(PageDone) == 2
+
+
+def test_one_bad_page_and_one_blank_page_do_not_fail_the_document() -> None:
+    with bench() as b:
+        b.document = FakeDocument([0, -1, None, 1, 255])
+        pages = b.service.run(request()).pages
+        assert [page.status for page in pages] == ["ok", "failed", "blank", "ok", "failed"]
+        assert pages[1].error is not None and pages[1].error.message == "This page is broken. Repair it."
+        assert pages[2].text == ""
+
+
+def test_pages_decode_together() -> None:
+    with bench() as b:
+        hold = threading.Event()
+        b.worker.call(lambda: hold.wait(10))
+        b.document = FakeDocument([0, 1, 0, 1])
+        started: list[int] = []
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, PageStarted):
+                started.append(event.page)
+            if len(started) == 4:
+                hold.set()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(b.service.cache, "_load", lambda name, on_event: b.model)
+            b.service.run(request(), on_event)
+        assert max(b.graph.widths) == 4
+
+
+def test_two_requests_share_the_model_and_the_batch() -> None:
+    with bench() as b:
+        b.document = FakeDocument([1])
+        both = threading.Barrier(2)
+        texts: list[str] = []
+
+        def read() -> None:
+            def on_event(event: Event) -> None:
+                if isinstance(event, DocumentStarted):
+                    both.wait(10)
+
+            texts.append(b.service.run(request(), on_event).text)
+
+        entered = threading.Event()
+        release = threading.Event()
+        first = True
+
+        def gate() -> None:
+            nonlocal first
+            if first:
+                first = False
+                entered.set()
+                release.wait(0.2)
+
+        b.graph.gate = gate
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert texts == ["second, a little longer"] * 2
+        assert b.loads == 1
+        assert max(b.graph.widths) == 2
+
+
+def test_memory_stays_bounded_on_a_long_document() -> None:
+    with bench(max_rows=2) as b:
+        b.document = FakeDocument([0] * 40)
+        open_at_done: list[int] = []
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, PageDone):
+                assert isinstance(b.document, FakeDocument)
+                open_at_done.append(len(b.document.opened) - len(open_at_done))
+
+        assert len(b.service.run(request(), on_event).pages) == 40
+        assert max(open_at_done) <= 5
+        assert max(b.graph.widths) <= 2
+
+
+def test_cancel_ends_the_pages_that_are_not_done() -> None:
+    with bench(max_rows=1) as b:
+        b.document = FakeDocument([0, 1, 1, 1, 1, 1])
+        cancel = threading.Event()
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, PageDone) and event.result.index == 0:
+                cancel.set()
+
+        pages = b.service.run(request(), on_event, cancel).pages
+        assert pages[0].status is PageStatus.OK
+        assert pages[-1].status is PageStatus.CANCELLED
+        assert len(pages) == 6
+
+
+def test_a_listener_that_raises_stops_the_work() -> None:
+    with bench(max_rows=1) as b:
+        b.document = FakeDocument([0] * 20)
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, TextDelta):
+                raise BrokenPipeError
+
+        with pytest.raises(BrokenPipeError):
+            b.service.run(request(), on_event)
+        assert isinstance(b.document, FakeDocument) and b.document.closed
+        assert len(b.document.opened) < 20
+        b.document = FakeDocument([1])
+        assert b.service.run(request()).text == "second, a little longer"
+
+
+def test_a_bad_source_never_loads_a_model() -> None:
+    with bench() as b:
+        b.document = SourceNotFound("No such file.")
+        with pytest.raises(SourceNotFound):
+            b.service.run(request())
+        assert b.loads == 0
+
+
+def test_an_unknown_mode_names_the_known_ones() -> None:
+    with bench() as b, pytest.raises(InvalidOption, match="plain, short"):
+        b.service.run(request(prompt=Prompt(mode="fancy")))
+
+
+def test_overrides_reach_the_rows() -> None:
+    with bench() as b:
+        page = b.service.run(request(overrides=DecodeOverrides(max_new_tokens=5))).pages[0]
+        assert (page.text, page.status) == ("first", "truncated")
+
+
+def test_a_full_queue_says_so() -> None:
+    with bench(queue_limit=1) as b:
+        inside, leave = threading.Event(), threading.Event()
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, DocumentStarted):
+                inside.set()
+                leave.wait(10)
+
+        thread = threading.Thread(target=lambda: b.service.run(request(), on_event))
+        thread.start()
+        assert inside.wait(10)
+        with pytest.raises(QueueFull):
+            b.service.run(request())
+        leave.set()
+        thread.join(10)
+        assert b.service.run(request()).text == "first page"
+
+
+def test_closing_ends_running_work_and_refuses_more() -> None:
+    with bench() as b:
+        inside = threading.Event()
+        results: list[object] = []
+        b.graph.gate = lambda: inside.set()
+        b.document = FakeDocument([1] * 8)
+        hold = threading.Event()
+        b.worker.call(lambda: hold.wait(10))
+        thread = threading.Thread(target=lambda: results.append(b.service.run(request())))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(b.service.cache, "_load", lambda name, on_event: b.model)
+            thread.start()
+            closer = threading.Thread(target=b.service.close)
+            closer.start()
+            hold.set()
+            closer.join(20)
+            thread.join(20)
+        assert not thread.is_alive() and not closer.is_alive()
+        with pytest.raises(ShuttingDown):
+            b.service.run(request())

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from PIL import Image, ImageDraw
+
+from ocr_mlx.domain import DecodeParams, PageStatus, Prompt, TextDelta
+from ocr_mlx.inference.batch import DecodeBatch
+from ocr_mlx.inference.blank import is_blank
+from ocr_mlx.inference.pipeline import PageRun, prepare
+from tests.unit.fakes import FakeDocument, fake_model, ids, never, page
+
+
+def read(scripts: list[list[int]], params: DecodeParams | None = None) -> tuple[PageRun, list[TextDelta]]:
+    model = fake_model([scripts])
+    mode = model.family.modes["plain"]
+    deltas: list[TextDelta] = []
+    prepared = prepare(model, page(0, 0), Prompt(), mode)
+    run = PageRun(model, page(0, 0), prepared, mode, on_text=deltas.append, on_done=lambda: None)
+    batch = DecodeBatch(model)
+    batch.join(run.rows(params or DecodeParams(), never()))
+    while batch.rows:
+        batch.step()
+    return run, deltas
+
+
+def test_rows_are_joined_by_their_glue_and_counted() -> None:
+    run, _ = read([ids("first"), ids("second one"), ids("3")])
+    result = run.result()
+    assert result.text == result.raw_text == "first\nsecond one\n3"
+    assert result.status is PageStatus.OK
+    assert result.generated_tokens == len(result.token_ids) == len("firstsecond one3")
+    assert result.prompt_tokens == 3
+    assert result.effective_size == (1, 1)
+    assert result.confidence is not None and 0.9 < result.confidence < 1.0
+
+
+def test_deltas_come_in_reading_order_though_later_rows_end_first() -> None:
+    run, deltas = read([ids("a long first row"), ids("2"), ids("third")])
+    assert "".join(delta.text for delta in deltas) == run.result().raw_text
+    assert sum(delta.tokens for delta in deltas) <= run.result().generated_tokens
+
+
+def test_a_row_that_says_nothing_keeps_its_glue_in_place() -> None:
+    run, deltas = read([ids("top"), [], ids("end")])
+    assert run.result().raw_text == "top\n\nend"
+    assert "".join(delta.text for delta in deltas) == "top\n\nend"
+
+
+def test_the_worst_row_names_the_page() -> None:
+    run, _ = read([ids("ok"), ids("too long for it")], DecodeParams(max_new_tokens=5))
+    result = run.result()
+    assert result.status is PageStatus.TRUNCATED
+    assert result.text == "ok\ntoo l"
+
+
+def test_silence_is_blank_not_ok() -> None:
+    assert read([[]])[0].result().status is PageStatus.BLANK
+
+
+def test_blank_pages_never_reach_the_processor() -> None:
+    model = fake_model([])
+    blank = FakeDocument([None]).page(0, dpi=96)
+    assert prepare(model, blank, Prompt(), model.family.modes["plain"]).rows == ()
+
+
+def test_a_small_word_is_not_blank_and_grain_is() -> None:
+    paper = Image.effect_noise((800, 1000), 8).convert("RGB").point(lambda v: min(255, v + 110))
+    assert is_blank(paper)
+    ImageDraw.Draw(paper).text((300, 500), "one word", fill=(20, 20, 20))
+    assert not is_blank(paper)
+    assert is_blank(Image.new("RGB", (1, 1), "black"))
+    assert is_blank(Image.new("RGB", (3000, 10), "white"))
