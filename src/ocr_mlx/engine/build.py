@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ocr_mlx.model.base import Family, LoadedModel
     from ocr_mlx.pages.pdf import PdfRenderer
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineOptions:
@@ -32,15 +35,10 @@ class EngineOptions:
     max_rows: int | None
     fetch: FetchLimits
     limits: PageLimits
-    use_blas: bool = True
 
 
 def build_service(options: EngineOptions) -> OcrService:
     """A running engine; close it when done. Imports mlx, so it takes a moment."""
-    from ocr_mlx.utils.blas import load_blas
-
-    if options.use_blas:
-        load_blas()
     from ocr_mlx.engine.cache import ModelCache, SchedulerClock
     from ocr_mlx.engine.service import OcrService
     from ocr_mlx.engine.worker import Worker
@@ -82,6 +80,7 @@ def _loader(options: EngineOptions, worker: Worker) -> Callable[[str, OnEvent], 
             on_event(ModelProgress(model=name, stage="downloading", done=done, total=total))
 
         def licence(family: Family, repo: str) -> None:
+            log.info("downloading %s; licence of its weights: %s", repo, family.licence)
             on_event(ModelProgress(model=repo, stage="downloading", licence=family.licence))
 
         ref = find(

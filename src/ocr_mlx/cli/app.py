@@ -1,0 +1,284 @@
+"""The commands and their options. Whatever is decided here is decided by an option."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ocr_mlx import __version__
+from ocr_mlx.cli.progress import reporter
+from ocr_mlx.cli.read import Exit, Reader, ReadOptions, read
+from ocr_mlx.domain import UNSET, DecodeOverrides, OcrRequest, Prompt, Upload
+from ocr_mlx.errors import InvalidOption, ModelError, OcrMlxError
+from ocr_mlx.settings import InvalidSetting, Settings
+
+EPILOG = "Without a command, ocr_mlx serves. Exit status: 0 all good, 1 some failed, 2 usage, 3 no model, 130 Ctrl-C."
+_READ_EPILOG = (
+    "Exit status: 0 everything was read, 1 a page or document failed (with --strict: or is not whole), 2 wrong usage, "
+    "3 the model cannot be had, 130 Ctrl-C. After Ctrl-C, pages that are done are still printed; files are only ever "
+    "written whole."
+)
+_CONTRACT = ("--input", "--output", "--model", "--temperature", "--top-p", "--repetition-penalty")
+
+app = typer.Typer(
+    name="ocr_mlx",
+    no_args_is_help=True,
+    add_completion=False,
+    epilog=EPILOG,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tools:
+    """What commands get from outside; tests put in their own."""
+
+    settings: Callable[[], Settings]
+    build: Callable[[Settings], Reader]
+
+
+def build_reader(settings: Settings) -> Reader:
+    """The real engine."""
+    options = settings.engine_options()
+    from ocr_mlx.engine.build import build_service
+
+    return build_service(options)
+
+
+def main(argv: Sequence[str], tools: Tools | None = None) -> None:
+    """Run a command; always ends in SystemExit with its status."""
+    warnings.filterwarnings("ignore", module="PIL")  # what a picture does wrong is told with its page
+    arguments = _dashes(argv)
+    if arguments and arguments[0].split("=")[0] in _CONTRACT:
+        arguments.insert(0, "read-input")
+    app(arguments, obj=tools or Tools(settings=Settings.from_env, build=build_reader), prog_name="ocr_mlx")
+
+
+def _dashes(argv: Sequence[str]) -> list[str]:
+    """`--top_p` is `--top-p`, everywhere."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    return [_dashed(word) for word in argv[:end]] + list(argv[end:])
+
+
+def _dashed(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors become one line on stderr and an exit status."""
+    try:
+        yield
+    except (InvalidOption, InvalidSetting) as error:
+        _fail(error, Exit.USAGE)
+    except ModelError as error:
+        _fail(error, Exit.NO_MODEL)
+    except OcrMlxError as error:
+        _fail(error, Exit.SOME_FAILED)
+
+
+def _fail(error: OcrMlxError, status: Exit) -> None:
+    typer.echo(f"ocr_mlx: {error}", err=True)
+    raise typer.Exit(status)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ocr_mlx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Read images and PDFs with native MLX models."""
+
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Alias, hub id or folder; without it OCR_MLX_MODEL.")]
+Temperature = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="0 takes the most probable token each time.")]
+TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus; counts only above temperature 0.")]
+Penalty = Annotated[float | None, typer.Option(min=1.0, help="Weakens tokens that came lately; 1 is off.")]
+Format = Annotated[str, typer.Option("--format", "-f", help="txt, md or json; without it the output's ending decides.")]
+
+
+@app.command("read", epilog=_READ_EPILOG)
+def read_command(
+    context: typer.Context,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Files, patterns, http(s)://, file:// or data: addresses, - for stdin."
+        ),
+    ],
+    model: Model = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File, or a folder for several inputs; without it stdout.")
+    ] = None,
+    format: Format = "",
+    pages: Annotated[str, typer.Option("--pages", "-p", help="Pages to read, such as 1-3,7.")] = "",
+    password: Annotated[str | None, typer.Option(help="Password of a PDF.", envvar=None)] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="Sample among this many tokens; 0 is off.")] = None,
+    repetition_penalty: Penalty = None,
+    no_repeat_ngram: Annotated[
+        int | None, typer.Option(min=0, help="No run of this many tokens comes twice; 0 is off.")
+    ] = None,
+    padding: Annotated[int, typer.Option(help="White pixels to add on all sides; negative ones crop.")] = 0,
+    mode: Annotated[str, typer.Option(help="One of the model's presets.")] = "",
+    prompt: Annotated[str, typer.Option(help="What to ask, for models that take a prompt.")] = "",
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens per page.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Makes sampling repeatable.")] = None,
+    dpi: Annotated[float | None, typer.Option(min=18, max=1200, help="Resolution for PDF pages.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A page that is cut off or repeats itself counts as failed.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> None:
+    """Read documents: text on stdout, progress and problems on stderr."""
+    request = OcrRequest(
+        source=Upload(data=b""),
+        model=model,
+        prompt=Prompt(text=prompt, mode=mode),
+        overrides=_overrides(
+            max_new_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            repetition_penalty=repetition_penalty,
+            no_repeat_ngram=no_repeat_ngram,
+            seed=seed,
+        ),
+        page_range=pages,
+        padding=padding,
+        dpi=dpi,
+        password=password,
+    )
+    options = ReadOptions(request=request, output=output, format=_format(format, output), strict=strict)
+    _read(context.obj, inputs, options, quiet)
+
+
+@app.command("read-input", hidden=True)
+def read_input(
+    context: typer.Context,
+    input: Annotated[str, typer.Option("--input", help="File, http(s)://, file:// or data: address.")],
+    model: Model = "",
+    output: Annotated[Path | None, typer.Option("--output", help="File that gets the text as well.")] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    repetition_penalty: Penalty = None,
+) -> None:
+    """Read one document: the options of the earlier command line."""
+    request = OcrRequest(
+        source=Upload(data=b""),
+        model=model,
+        overrides=_overrides(temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty),
+    )
+    _read(context.obj, [input], ReadOptions(request=request, output=output, echo=True), quiet=False)
+
+
+def _overrides(**given: Any) -> DecodeOverrides:
+    return DecodeOverrides(**{name: UNSET if value is None else value for name, value in given.items()})
+
+
+def _format(name: str, output: Path | None) -> str:
+    from ocr_mlx.outputs.formats import FORMATS
+
+    guessed = output.suffix.lstrip(".").lower() if output else ""
+    chosen = name.lower() or (guessed if guessed in FORMATS else "txt")
+    if chosen not in FORMATS:
+        raise typer.BadParameter(f"{name} is none of {', '.join(FORMATS)}.", param_hint="--format")
+    return chosen
+
+
+def _read(tools: Tools, words: list[str], options: ReadOptions, quiet: bool) -> None:
+    from ocr_mlx.cli.inputs import expand
+
+    with told():
+        words = expand(words)
+        reader = tools.build(tools.settings())
+        try:
+            with reporter(quiet) as seen:
+                status = read(words, options, reader, seen)
+        finally:
+            reader.close()
+    raise typer.Exit(status)
+
+
+@app.command(
+    "serve",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    help="Serve over HTTP (also without any command). `ocr_mlx serve --help` lists the options.",
+)
+def serve_command(context: typer.Context) -> None:
+    """Hand everything to the server's own parser."""
+    from ocr_mlx.endpoint import main as serve
+
+    raise typer.Exit(serve(context.args))
+
+
+@app.command("convert", epilog="Exit status: 0 done, 2 wrong usage, 3 the checkpoint cannot be had, read or written.")
+def convert_command(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Hub id, alias or folder of a checkpoint.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the converted model.")],
+    bits: Annotated[int | None, typer.Option(help="4 or 8; without it the layers are not quantized.")] = None,
+    group_size: Annotated[int, typer.Option(help="Weights that share a scale: 32, 64 or 128.")] = 64,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Let the layers that suffer most keep more bits.")] = False,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; without it as stored.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> None:
+    """Convert a checkpoint to an MLX folder, quantized where asked for."""
+    from ocr_mlx.cli.convert import ConvertOptions, convert
+
+    options = ConvertOptions(source=source, out=out, bits=bits, group_size=group_size, mixed=mixed, dtype=dtype)
+    with told(), reporter(quiet) as seen:
+        done = convert(context.obj.settings(), options, seen)
+    typer.echo(done)
+
+
+@app.command("models")
+def models_command(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON array.")] = False,
+) -> None:
+    """List the model families, their checkpoints and short names, and what is on this machine."""
+    from ocr_mlx.cli.models import entries, table
+
+    with told():
+        settings = context.obj.settings()
+        found = entries(settings)
+    if as_json:
+        typer.echo(json.dumps([entry.record() for entry in found], indent=2))
+        return
+    for line in table(found, settings.model):
+        typer.echo(line)
+
+
+@app.command("doctor")
+def doctor_command(context: typer.Context) -> None:
+    """Check this machine: versions, device, BLAS, memory, models; then read a self-test page."""
+    from ocr_mlx.cli.doctor import examine
+
+    with told():
+        settings = context.obj.settings()
+        good = examine(settings, context.obj.build, typer.echo)
+    raise typer.Exit(Exit.OK if good else Exit.SOME_FAILED)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,248 @@
+"""The server process: settings, socket, application, announcement; then it serves until it is told to end.
+
+Ends on SIGTERM, SIGINT, /shutdown, and when its parent or its stdin goes (where asked to watch them): running work gets
+`OCR_MLX_DRAIN` seconds, then it is cancelled, and the exit status is 0. A second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from ocr_mlx import __version__
+from ocr_mlx.server.app import create_app
+from ocr_mlx.server.deps import DocumentRunner, EngineSlot, ServerContext, Service
+from ocr_mlx.settings import InvalidSetting, Settings
+from ocr_mlx.utils import logs, ports, records, watch
+
+log = logging.getLogger("ocr_mlx.endpoint")
+
+ENGINE_AFTER = 0.2
+"""Seconds after the announcement when the engine's imports begin, unless a document asks earlier."""
+GRACE = 2.0
+"""Seconds between the end of the drain, when work is cancelled, and that of the connections that are still open."""
+LAST_RESORT = 5.0
+"""Seconds after everything was closed when the process ends even if a thread does not."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to end; the exit status: 0, 1 when no port can be had, 2 for a bad setting or option."""
+    warnings.filterwarnings("ignore", module="PIL")  # what a picture does wrong is told with its page
+    options = _parser().parse_args(_dashes(sys.argv[1:] if argv is None else argv))
+    try:
+        settings = _settings(options)
+    except InvalidSetting as error:
+        return _complain(str(error), 2)
+    try:
+        sock = ports.listen(settings.host, settings.port)
+    except OSError as error:
+        return _complain(f"Cannot listen on {settings.host}: {error.strerror or error}", 1)
+    with sock:
+        _serve(settings, sock, options)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ocr_mlx serve",
+        description="Serve OCR over HTTP. Prints one JSON line with the address once it answers.",
+        epilog="OCR_MLX_* environment variables hold all other settings; `python -m ocr_mlx.settings` lists them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", help="preferred port (7771), the next free one when taken; 0 for any free one")
+    parser.add_argument("--parent-pid", type=_pid, metavar="PID", help="end when this process ends")
+    parser.add_argument("--stdin-watch", action="store_true", help="end when standard input ends")
+    return parser
+
+
+def _pid(text: str) -> int:
+    pid = int(text)
+    if pid <= 0:
+        raise ValueError(text)
+    return pid
+
+
+def _dashes(arguments: Sequence[str]) -> list[str]:
+    """`--stdin_watch` is `--stdin-watch`."""
+    names = ("--parent_pid", "--stdin_watch")
+    return [a.replace("_", "-") if a.startswith(names) else a for a in arguments]
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """The environment's settings, with the command line's port and host on top."""
+    given = {"OCR_MLX_HOST": options.host, "OCR_MLX_PORT": options.port}
+    over = Settings.from_env({name: value for name, value in given.items() if value is not None})
+    changed = {key: getattr(over, key) for key in ("host", "port") if getattr(options, key) is not None}
+    return dataclasses.replace(Settings.from_env(), **changed)
+
+
+def _complain(message: str, status: int) -> int:
+    sys.stderr.write(f"ocr_mlx: {message}\n")
+    return status
+
+
+class Sidecar(uvicorn.Server):
+    """uvicorn with this program's manners: announce when it answers, drain with a deadline, status 0 on SIGTERM."""
+
+    def __init__(self, config: uvicorn.Config, *, drain: float, on_ready: Callable[[], None]) -> None:
+        """`on_ready` runs on the event loop's thread; `expire`, when set, once the drain is over."""
+        super().__init__(config)
+        self.expire: Callable[[], None] = lambda: None
+        self.at_once: Callable[[], None] = lambda: None
+        self._drain = drain
+        self._on_ready = on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then announce."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        self._on_ready()
+
+    def end(self) -> None:
+        """Begin to end: no new connections, running work has the drain time. From any thread, and more than once."""
+        if self.should_exit:
+            return
+        self.should_exit = True
+        if self._loop is not None:
+            loop = self._loop
+            loop.call_soon_threadsafe(lambda: loop.call_later(self._drain, self.expire))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second ends the process at once."""
+        if self.should_exit:
+            self.at_once()
+            os._exit(128 + sig)
+        self.end()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Like uvicorn's, but the signal is not raised again afterwards: that would spoil the exit status."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+
+def _serve(settings: Settings, sock: socket.socket, options: argparse.Namespace) -> None:
+    tail = logs.configure(settings.log_level)
+    port, instance = sock.getsockname()[1], secrets.token_hex(8)
+    engine = EngineSlot(lambda: _build(settings))
+    runner = DocumentRunner(engine, threads=settings.queue + 4)
+    record = _Record(settings, port, instance)
+
+    def ready() -> None:
+        record.announce()
+        asyncio.get_running_loop().call_later(ENGINE_AFTER, engine.start)
+
+    context = ServerContext(
+        settings=settings,
+        engine=engine,
+        runner=runner,
+        port=port,
+        instance=instance,
+        shutdown=lambda: server.end(),
+        logs=tail,
+    )
+    server = Sidecar(uvicorn_config(create_app(context), settings), drain=settings.drain, on_ready=ready)
+    server.expire, server.at_once = runner.stop, record.remove
+    if not settings.token and not _is_loopback(settings.host):
+        log.warning("other machines can reach this server, and OCR_MLX_TOKEN is not set")
+    if options.parent_pid:
+        watch.parent(options.parent_pid, server.end)
+    if options.stdin_watch:
+        watch.stream(sys.stdin.fileno(), server.end)
+    try:
+        server.run(sockets=[sock])
+    finally:
+        _close(record, runner, engine)
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _build(settings: Settings) -> Service:
+    options = settings.engine_options()
+    from ocr_mlx.engine.build import build_service
+
+    return build_service(options)
+
+
+def uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=int(settings.drain + GRACE),
+    )
+
+
+def _close(record: _Record, runner: DocumentRunner, engine: EngineSlot) -> None:
+    record.remove()
+    last = threading.Timer(LAST_RESORT, lambda: os._exit(0))
+    last.daemon = True
+    last.start()
+    runner.close()
+    engine.close()
+    log.info("ended")
+
+
+class _Record:
+    """The announcement: one JSON line on stdout, and the same in the state folder for as long as the server runs."""
+
+    def __init__(self, settings: Settings, port: int, instance: str) -> None:
+        self._folder = settings.state_dir
+        self._path: Path | None = None
+        self._record = {
+            "event": "ready",
+            "url": ports.url(settings.host, port),
+            "port": port,
+            "pid": os.getpid(),
+            "instance": instance,
+            "version": __version__,
+        }
+
+    def announce(self) -> None:
+        try:
+            self._path = records.write(records.state_folder(self._folder), self._record)
+        except OSError as error:
+            log.warning("the state folder cannot be written: %s", error.strerror)
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.write(json.dumps(self._record) + "\n")
+            sys.stdout.flush()
+
+    def remove(self) -> None:
+        if self._path is not None:
+            records.remove(self._path, str(self._record["instance"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

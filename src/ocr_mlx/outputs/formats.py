@@ -1,0 +1,84 @@
+"""A result as text, Markdown or JSON. The JSON form is stable: keys are added, never renamed or removed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ocr_mlx.domain import OcrResult, PageResult, PageStatus
+
+_SILENT = {PageStatus.OK, PageStatus.BLANK, PageStatus.LOOP_RECOVERED}
+
+
+def to_text(result: OcrResult) -> str:
+    """The pages' texts, joined by a blank line."""
+    return _line(result.text)
+
+
+def to_markdown(result: OcrResult) -> str:
+    """The pages' texts, joined by a blank line; a page that is not whole is followed by a comment that says why."""
+    parts = [part for page in result.pages for part in (page.text, _remark(page)) if part]
+    return _line("\n\n".join(parts))
+
+
+def to_json(result: OcrResult) -> str:
+    """The whole result as one JSON object, indented."""
+    return json.dumps(to_record(result), ensure_ascii=False, indent=2) + "\n"
+
+
+def to_json_line(result: OcrResult) -> str:
+    """The whole result as one line of JSON."""
+    return json.dumps(to_record(result), ensure_ascii=False) + "\n"
+
+
+FORMATS: Mapping[str, Callable[[OcrResult], str]] = {"txt": to_text, "md": to_markdown, "json": to_json}
+"""Format name, which is the file ending too, to its function."""
+
+
+def to_record(result: OcrResult) -> dict[str, Any]:
+    """The result as plain values. Page indices count from 0; boxes are left, top, right, bottom."""
+    return {
+        "model": result.model,
+        "text": result.text,
+        "pages": [_page(page) for page in result.pages],
+        "usage": {
+            "prompt_tokens": result.usage.prompt_tokens,
+            "completion_tokens": result.usage.completion_tokens,
+            "total_tokens": result.usage.total_tokens,
+        },
+        "seconds": round(result.seconds, 4),
+    }
+
+
+def _page(page: PageResult) -> dict[str, Any]:
+    return {
+        "index": page.index,
+        "status": page.status.value,
+        "text": page.text,
+        "raw_text": page.raw_text,
+        "blocks": [
+            {"label": b.label, "text": b.text, "box": list(b.box), "normalized": list(b.normalized)}
+            for b in page.blocks
+        ],
+        "confidence": page.confidence,
+        "token_ids": list(page.token_ids),
+        "tokens": {"prompt": page.prompt_tokens, "generated": page.generated_tokens},
+        "finish": page.finish.value,
+        "effective_size": list(page.effective_size) if page.effective_size else None,
+        "seconds": round(page.seconds, 4),
+        "error": {"code": page.error.code, "message": page.error.message} if page.error else None,
+    }
+
+
+def _remark(page: PageResult) -> str:
+    if page.status in _SILENT:
+        return ""
+    reason = f": {page.error.message}" if page.error else ""
+    remark = f"page {page.index + 1}: {page.status.value}{reason}".replace("--", "- -")
+    return f"<!-- {remark} -->"
+
+
+def _line(text: str) -> str:
+    """Text that ends in a line break, or is empty."""
+    return text if not text or text.endswith("\n") else text + "\n"

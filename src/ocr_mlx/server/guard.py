@@ -1,0 +1,215 @@
+"""What stands before every route, in this order: request log, Host, Origin, body type, token, body size.
+
+Nothing that a web page of another site can make a browser send gets past Host and Origin; what such a page can send
+without an Origin (a top-level visit, an image) meets routes that change nothing, or `refuse_cross_site`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Collection, Iterable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ocr_mlx.server.errors import answer
+from ocr_mlx.utils.logs import REQUEST_ID, where
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/v1/health"})
+"""Answered without a token."""
+BODY_TYPES = ("application/json",)
+INSTANCE_HEADER = "X-OCR-MLX-Instance"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_DRAIN_BYTES = 64 * 1024 * 1024
+
+
+class RequestLog:
+    """Names each request, logs method, path, status and time, and turns what nobody expected into a clean 500."""
+
+    def __init__(self, app: ASGIApp, *, instance: str) -> None:
+        self._app = app
+        self._instance = instance
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = Headers(scope=scope).get("x-request-id", "")
+        name = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(6)
+        REQUEST_ID.set(name)
+        started, status = time.monotonic(), 0
+
+        async def tagged(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update({"X-Request-ID": name, INSTANCE_HEADER: self._instance})
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tagged)
+        except Exception as error:  # the last door: the client gets an answer, the log a trace without content
+            log.error("unexpected: %s", where(error))
+            if status:
+                raise
+            await answer(scope, 500, "Internal error. The server's log has the trace under this request's id.")(
+                scope, receive, tagged
+            )
+        finally:
+            quiet = scope["path"] in OPEN_PATHS
+            took = 1000 * (time.monotonic() - started)
+            log.log(
+                logging.DEBUG if quiet else logging.INFO,
+                "%s %s %d %.0f ms",
+                scope["method"],
+                _path(scope),
+                status,
+                took,
+            )
+
+
+def _path(scope: Scope) -> str:
+    return str(scope["path"]).encode("unicode_escape").decode("ascii")[:200]
+
+
+class HostGuard:
+    """Refuses a Host that is not this server's: a page that rebinds its own name to 127.0.0.1 gets nothing."""
+
+    def __init__(self, app: ASGIApp, *, port: int, extra: Iterable[str] = ()) -> None:
+        """`extra` are names (any port), `name:port`, or `*`."""
+        self._app = app
+        self._names = {name for name in extra if name != "*"}
+        self._names |= {f"{name}:{port}" for name in LOOPBACK} | (set(LOOPBACK) if port == 80 else set())
+        self._any = "*" in set(extra)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and not self._known(Headers(scope=scope).getlist("host")):
+            refusal = answer(scope, 403, "This Host is not served here. OCR_MLX_ALLOWED_HOSTS may name it.")
+            return await refusal(scope, receive, send)
+        await self._app(scope, receive, send)
+
+    def _known(self, hosts: list[str]) -> bool:
+        if len(hosts) != 1:
+            return False
+        host = hosts[0].lower()
+        return self._any or host in self._names or re.sub(r":\d+$", "", host) in self._names
+
+
+class OriginGuard:
+    """Refuses a web origin that is neither allowed nor this server's own. No Origin at all is fine: no page sent it."""
+
+    def __init__(self, app: ASGIApp, *, allowed: Collection[str]) -> None:
+        self._app = app
+        self._allowed = frozenset(allowed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        origins = headers.getlist("origin")
+        if origins and not (len(origins) == 1 and self._fits(origins[0].lower(), headers.get("host", "").lower())):
+            refusal = answer(scope, 403, "This Origin may not call the server. OCR_MLX_ALLOWED_ORIGINS may name it.")
+            return await refusal(scope, receive, send)
+        await self._app(scope, receive, send)
+
+    def _fits(self, origin: str, host: str) -> bool:
+        return origin in self._allowed or origin in (f"http://{host}", f"https://{host}")
+
+
+class BodyTypeGuard:
+    """Refuses bodies of a type that no route reads. A body without a type is refused too: any page can send one."""
+
+    def __init__(self, app: ASGIApp, *, types: Collection[str] = BODY_TYPES) -> None:
+        self._app = app
+        self._types = types
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in self._types and _has_body(headers):
+            given = f"not {kind}" if kind else "and the request must say so in Content-Type"
+            refusal = answer(scope, 415, f"The body must be {' or '.join(self._types)}, {given}.")
+            return await refusal(scope, receive, send)
+        await self._app(scope, receive, send)
+
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0").strip() != "0" or "transfer-encoding" in headers
+
+
+class TokenGuard:
+    """Asks for `Authorization: Bearer <token>` on everything but the health routes."""
+
+    def __init__(self, app: ASGIApp, *, token: str) -> None:
+        self._app = app
+        self._token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._given(Headers(scope=scope)):
+            refusal = answer(
+                scope,
+                401,
+                "A token is needed: Authorization: Bearer <token>.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+            return await refusal(scope, receive, send)
+        await self._app(scope, receive, send)
+
+    def _given(self, headers: Headers) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return hmac.compare_digest(token.strip().encode("latin-1"), self._token) and scheme.lower() == "bearer"
+
+
+class BodySizeGuard:
+    """Stops reading a body that is larger than the limit, whatever its Content-Length claims."""
+
+    def __init__(self, app: ASGIApp, *, most: int) -> None:
+        """`most` in bytes."""
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        seen = 0
+        too_large = f"The request is larger than {self._most} bytes. OCR_MLX_MAX_FILE_MB sets the limit."
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._most:
+                raise HTTPException(413, too_large)
+            return message
+
+        claimed = Headers(scope=scope).get("content-length", "0")
+        if claimed.isdecimal() and int(claimed) > self._most:
+            if int(claimed) <= self._most + _DRAIN_BYTES:
+                await _drain(receive)
+            return await answer(scope, 413, too_large)(scope, receive, send)
+        await self._app(scope, counted, send)
+
+
+async def _drain(receive: Receive) -> None:
+    """Read and forget a body, so that a client that is still sending lives to see the answer."""
+    while (await receive()).get("more_body", False):
+        pass
+
+
+def refuse_cross_site(request: Request) -> None:
+    """For GET routes with an effect or a secret: raise 403 when a browser sent the request on behalf of any page."""
+    site = request.headers.get("sec-fetch-site", "none")
+    if "origin" in request.headers or site not in ("none", "same-origin"):
+        raise HTTPException(403, "Web pages may not do this.")

@@ -1,0 +1,46 @@
+"""`POST /ocr`: JSON in, plain text out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
+
+from ocr_mlx.server.deps import Context
+from ocr_mlx.server.errors import answer, status_of_code
+from ocr_mlx.server.ocr import convert
+from ocr_mlx.server.ocr.schemas import OCRRequest
+
+router = APIRouter()
+
+
+def _failed(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+
+FAILURES: dict[int | str, dict[str, Any]] = {
+    400: _failed("The document could not be had"),
+    403: _failed("The file, address, Host or Origin is not allowed"),
+    404: _failed("No such file, or no such model"),
+    413: _failed("The document is too large"),
+    415: _failed("The document or the body is of a kind that is not read here"),
+    429: _failed("Too much work is waiting; Retry-After says when to come back"),
+    500: _failed("The model or the engine failed"),
+    502: _failed("A download failed"),
+    503: _failed("The server is shutting down, or out of memory"),
+}
+
+
+@router.post("/ocr", tags=["ocr"], response_class=PlainTextResponse, responses=FAILURES)
+async def ocr(body: OCRRequest, request: Request, context: Context) -> Response:
+    """Read a document. The text of all pages, joined by a blank line; empty only when every page is blank.
+
+    The headers `X-OCR-MLX-Pages`, `X-OCR-MLX-Status` and `X-OCR-MLX-Error` say what became of each page.
+    """
+    result = await context.runner.run(lambda: convert.to_request(body), request.receive)
+    told = convert.headers(result)
+    bad = convert.failure(result)
+    if bad is None:
+        return PlainTextResponse(result.text.encode("utf-8", "replace"), headers=told)
+    return answer(request.scope, status_of_code(bad.code), bad.message, code=bad.code, headers=told)

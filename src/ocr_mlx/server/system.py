@@ -1,0 +1,140 @@
+"""Health, readiness, shutdown, logs, and the answer at the root."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.background import BackgroundTask
+
+from ocr_mlx import __version__
+from ocr_mlx.server.deps import Context, ServerContext
+from ocr_mlx.server.guard import refuse_cross_site
+
+router = APIRouter()
+HEALTHY = "OK!!!"
+NO_CACHE = {"Cache-Control": "no-store"}
+OBJECT: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"schema": {"type": "object"}}}}}
+
+
+@router.get(
+    "/health",
+    tags=["health"],
+    response_class=PlainTextResponse,
+    responses=OBJECT,
+)
+async def health(request: Request, context: Context) -> Response:
+    """`OK!!!` as text, or the server's state as JSON for a client that asks for JSON. Never wakes a model."""
+    accept = request.headers.get("accept", "*/*")
+    if wants_json(accept, default=context.settings.health == "json"):
+        return JSONResponse(_state(context), headers=NO_CACHE | {"Vary": "Accept"})
+    return PlainTextResponse(HEALTHY, headers=NO_CACHE | {"Vary": "Accept"})
+
+
+@router.get("/livez", tags=["health"], response_class=PlainTextResponse)
+async def livez() -> Response:
+    """The process answers. Nothing can make this wait."""
+    return PlainTextResponse("ok", headers=NO_CACHE)
+
+
+@router.get("/readyz", tags=["health"], responses={503: {"description": "The engine is starting, or cannot start"}})
+async def readyz(context: Context) -> Response:
+    """200 once documents can be read without waiting for the engine to start, 503 before."""
+    state = context.engine.state
+    return JSONResponse({"status": state}, 200 if state == "ready" else 503, headers=NO_CACHE)
+
+
+@router.get("/shutdown", tags=["shutdown"], response_class=PlainTextResponse, dependencies=[Depends(refuse_cross_site)])
+async def shutdown(context: Context) -> Response:
+    """End the server: running work may finish for a while. Not for web pages."""
+    return _shut_down(context)
+
+
+@router.post("/shutdown", tags=["shutdown"], response_class=PlainTextResponse)
+async def shutdown_post(context: Context) -> Response:
+    """End the server: running work may finish for a while."""
+    return _shut_down(context)
+
+
+def _shut_down(context: ServerContext) -> Response:
+    return PlainTextResponse("Shutting down...", background=BackgroundTask(context.shutdown))
+
+
+@router.get("/logs", tags=["logs"], response_class=PlainTextResponse, dependencies=[Depends(refuse_cross_site)])
+async def get_logs(context: Context) -> Response:
+    """The last lines of the log. They never hold a document's text. Not for web pages."""
+    return PlainTextResponse(context.logs.text(), headers=NO_CACHE)
+
+
+@router.get("/", tags=["service"], responses=OBJECT)
+async def index(context: Context) -> Response:
+    """Who this is and where to go on."""
+    about = {
+        "service": "OCR MLX",
+        "name": "OCR MLX API",
+        "message": "Welcome to OCR MLX",
+        "version": __version__,
+        "status": context.engine.state,
+        "engine": "mlx",
+        "docs": "/docs",
+        "health": "/health",
+        "openapi": "/openapi.json",
+    }
+    return JSONResponse(about)
+
+
+@router.get("/api/v1/openapi.json", tags=["service"], include_in_schema=False)
+async def openapi(request: Request) -> JSONResponse:
+    """The same document as at /openapi.json."""
+    return JSONResponse(request.app.openapi())
+
+
+def wants_json(accept: str, *, default: bool) -> bool:
+    """Whether an Accept header prefers JSON to text; `default` where it names neither, or both alike in first place."""
+    weights = {kind: weight for kind, weight in map(_weighed, reversed(accept.lower().split(",")))}
+    json, text = weights.get("application/json", 0.0), weights.get("text/plain", weights.get("text/*", 0.0))
+    if json == text:
+        return default if not json else accept.lower().find("application/json") < accept.lower().find("text/")
+    return json > text
+
+
+def _weighed(item: str) -> tuple[str, float]:
+    kind, _, rest = item.partition(";")
+    name, _, value = rest.strip().partition("=")
+    try:
+        return kind.strip(), float(value) if name == "q" else 1.0
+    except ValueError:
+        return kind.strip(), 1.0
+
+
+def _state(context: ServerContext) -> dict[str, Any]:
+    service = context.engine.peek()
+    loaded = service.cache.snapshot() if service else ()
+    return {
+        "status": "failed" if context.engine.state == "failed" else "ok",
+        "version": __version__,
+        "engine": context.engine.state,
+        "model": context.settings.model,
+        "modelLoaded": bool(loaded),
+        "modes": _modes() if service else [],
+        "redis": None,
+        "models": [
+            {
+                "id": model.id,
+                "family": model.family,
+                "bytes": model.bytes,
+                "leases": model.leases,
+                "idleSeconds": round(model.idle_seconds, 3),
+                "pinned": model.pinned,
+            }
+            for model in loaded
+        ],
+    }
+
+
+def _modes() -> list[str]:
+    """What requests may name as `mode`. The engine has imported the families already."""
+    from ocr_mlx.model.registry import families
+
+    return sorted({mode for family in families() for mode in family.modes})

@@ -1,0 +1,235 @@
+"""The real program, started as an app starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.process
+WAIT = 30.0
+Start = Callable[..., "Program"]
+
+
+class Program:
+    """A running server and its announcement."""
+
+    def __init__(self, command: Sequence[str], folder: Path, environ: dict[str, str], **more: Any) -> None:
+        env = os.environ | {"OCR_MLX_STATE_DIR": str(folder)} | environ
+        self.process = subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1, **more
+        )
+
+    def ready(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], WAIT)[0], "no ready line"
+        line = self.process.stdout.readline()
+        assert line, self.process.communicate()[1]
+        record = json.loads(line)
+        assert isinstance(record, dict)
+        return record
+
+    def ends(self) -> int:
+        return self.process.wait(WAIT)
+
+    def rest(self) -> tuple[str, str]:
+        return self.process.communicate(timeout=WAIT)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Program] = []
+
+    def run(*arguments: str, command: Sequence[str] = ("-m", "ocr_mlx.endpoint"), **environ: str) -> Program:
+        stdin = subprocess.PIPE if "--stdin-watch" in arguments else subprocess.DEVNULL
+        program = Program([sys.executable, *command, *arguments], tmp_path, environ, stdin=stdin)
+        started.append(program)
+        return program
+
+    yield run
+    for program in started:
+        with program.process:
+            program.process.kill()
+
+
+def test_one_json_line_then_it_answers_and_ends_on_sigterm(start: Start, tmp_path: Path) -> None:
+    program = start("--port", "0")
+    record = program.ready()
+    assert record.keys() == {"event", "url", "port", "pid", "instance", "version"}
+    assert (record["event"], record["pid"]) == ("ready", program.process.pid)
+    assert httpx.get(f"{record['url']}/health").text == "OK!!!"
+    assert httpx.get(f"{record['url']}/livez").headers["x-ocr-mlx-instance"] == record["instance"]
+    file = tmp_path / f"server-{record['port']}.json"
+    assert json.loads(file.read_text()) == record
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    program.process.send_signal(signal.SIGTERM)
+    assert program.ends() == 0
+    assert list(tmp_path.iterdir()) == []
+    out, err = program.rest()
+    assert out == "" and "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", [("-m", "ocr_mlx"), ("-m", "ocr_mlx", "serve")])
+def test_the_bare_program_serves(start: Start, command: Sequence[str]) -> None:
+    program = start(command=command, OCR_MLX_PORT="0")
+    assert httpx.get(f"{program.ready()['url']}/livez").status_code == 200
+    program.process.send_signal(signal.SIGINT)
+    assert program.ends() == 0
+
+
+def test_a_taken_port_gives_the_next_one(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        record = start("--port", str(port)).ready()
+    assert port < record["port"] <= port + 100
+    assert httpx.get(f"{record['url']}/health").text == "OK!!!"
+
+
+def test_two_servers_never_share_a_port(start: Start) -> None:
+    first = start("--port", "0").ready()
+    second = start("--port", str(first["port"])).ready()
+    assert first["port"] != second["port"]
+    assert {httpx.get(f"{r['url']}/livez").headers["x-ocr-mlx-instance"] for r in (first, second)} == {
+        first["instance"],
+        second["instance"],
+    }
+
+
+def test_shutdown_over_http(start: Start, tmp_path: Path) -> None:
+    program = start("--port", "0")
+    assert httpx.get(f"{program.ready()['url']}/shutdown").text == "Shutting down..."
+    assert program.ends() == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_it_ends_with_its_parent(start: Start) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    program = start("--port", "0", "--parent-pid", str(parent.pid))
+    program.ready()
+    assert program.process.poll() is None
+    parent.kill()
+    parent.communicate()
+    assert program.ends() == 0
+
+
+def test_it_ends_with_its_stdin(start: Start) -> None:
+    program = start("--port", "0", "--stdin-watch")
+    record = program.ready()
+    assert program.process.stdin is not None
+    program.process.stdin.write("kept alive\n")
+    program.process.stdin.flush()
+    assert httpx.get(f"{record['url']}/livez").status_code == 200
+    program.process.stdin.close()
+    assert program.ends() == 0
+
+
+def test_a_parent_that_is_gone_already(start: Start) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert start("--port", "0", "--parent_pid", str(gone.pid)).ends() == 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"OCR_MLX_PORT": "70000"}, r"OCR_MLX_PORT is '70000'.*0 to 65535"),
+        ({"OCR_MLX_HEALTH": "xml"}, r"OCR_MLX_HEALTH.*text or json"),
+        ({"OCR_MLX_ALLOWED_ORIGINS": "*"}, r"OCR_MLX_ALLOWED_ORIGINS.*never \*"),
+    ],
+)
+def test_a_bad_setting_is_named(start: Start, environ: dict[str, str], words: str) -> None:
+    program = start(**environ)
+    assert program.ends() == 2
+    out, err = program.rest()
+    assert out == "" and re.search(words, err) and "Traceback" not in err
+
+
+def test_an_address_that_is_not_ours(start: Start) -> None:
+    program = start("--host", "192.0.2.1", "--port", "0")
+    assert program.ends() == 1
+    assert "192.0.2.1" in program.rest()[1]
+
+
+def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
+    """A request whose body never comes keeps the first signal's drain waiting."""
+    program = start("--port", "0", OCR_MLX_DRAIN="60")
+    record = program.ready()
+    with socket.create_connection(("127.0.0.1", record["port"])) as sock:
+        head = f"POST /ocr HTTP/1.1\r\nHost: 127.0.0.1:{record['port']}\r\nContent-Type: application/json\r\n"
+        sock.sendall(f"{head}Content-Length: 10\r\n\r\n".encode())
+        httpx.get(f"{record['url']}/livez")
+        program.process.send_signal(signal.SIGTERM)
+        _until(lambda: _refuses(record["port"]))
+        assert program.process.poll() is None
+        program.process.send_signal(signal.SIGTERM)
+        assert program.ends() == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_drain_has_an_end(start: Start) -> None:
+    program = start("--port", "0", OCR_MLX_DRAIN="0")
+    record = program.ready()
+    with socket.create_connection(("127.0.0.1", record["port"])) as sock:
+        head = f"POST /ocr HTTP/1.1\r\nHost: 127.0.0.1:{record['port']}\r\nContent-Type: application/json\r\n"
+        sock.sendall(f"{head}Content-Length: 10\r\n\r\n".encode())
+        httpx.get(f"{record['url']}/livez")
+        program.process.send_signal(signal.SIGTERM)
+        assert program.ends() == 0
+
+
+def test_logs_hold_no_document_and_no_address(start: Start) -> None:
+    program = start("--port", "0", OCR_MLX_LOG_LEVEL="debug")
+    url = program.ready()["url"]
+    asked = {"filename": "file:///tmp/very-private-name.png", "password": "hunter2"}
+    assert httpx.post(f"{url}/ocr", json=asked, headers={"X-Request-ID": "my-id"}, timeout=WAIT).status_code == 404
+    httpx.get(f"{url}/health?private=query")
+    logs = httpx.get(f"{url}/logs").text
+    program.process.send_signal(signal.SIGTERM)
+    seen = logs + program.rest()[1]
+    assert "[my-id] POST /ocr 404" in logs
+    assert "private" not in seen and "hunter2" not in seen
+
+
+def test_heavy_modules_wait_until_it_answers() -> None:
+    """Everything between the start and the announcement, without what only documents need."""
+    code = "import sys, ocr_mlx.endpoint; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {
+        "mlx",
+        "numpy",
+        "PIL",
+        "httpx",
+        "rich",
+        "typer",
+        "tokenizers",
+        "huggingface_hub",
+        "pypdfium2",
+        "apscheduler",
+    }
+    assert heavy.isdisjoint(loaded)
+
+
+def _refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=WAIT).close()
+    except OSError:
+        return True
+    return False
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < end

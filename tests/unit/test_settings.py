@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ocr_mlx.pages.fetch import FetchLimits
+from ocr_mlx.pages.limits import PageLimits
+from ocr_mlx.settings import TAURI_ORIGINS, InvalidSetting, Settings, table
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "ocr_mlx"
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_env({}) == Settings()
+    assert Settings.from_env({"OCR_MLX_PORT": "", "OCR_MLX_MODEL": "  "}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("OCR_MLX_PORT", "0", "port", 0),
+        ("OCR_MLX_HOST", " 0.0.0.0 ", "host", "0.0.0.0"),
+        ("OCR_MLX_FETCH_URLS", "off", "fetch_urls", False),
+        ("OCR_MLX_FETCH_PRIVATE", "TRUE", "fetch_private", True),
+        ("OCR_MLX_KEEP_ALIVE", "-1", "keep_alive", -1.0),
+        ("OCR_MLX_MAX_ROWS", "4", "max_rows", 4),
+        ("OCR_MLX_DTYPE", "Float16", "dtype", "float16"),
+        ("OCR_MLX_FILE_ROOTS", f"/a{os.pathsep}/b", "file_roots", (Path("/a"), Path("/b"))),
+        ("OCR_MLX_ALLOWED_HOSTS", "Ocr.Example, b:80,", "allowed_hosts", ("ocr.example", "b:80")),
+        ("OCR_MLX_ALLOWED_ORIGINS", "https://App.example/", "allowed_origins", ("https://app.example",)),
+        ("OCR_MLX_ALLOWED_ORIGINS", "none", "allowed_origins", ()),
+        ("DEFAULT_MODEL", "builtin", "model", "builtin"),
+        ("API_KEY", "k", "token", "k"),
+    ],
+)
+def test_a_variable_sets_its_field(name: str, text: str, field: str, value: object) -> None:
+    assert getattr(Settings.from_env({name: text}), field) == value
+
+
+def test_the_products_own_name_wins_over_an_alias() -> None:
+    assert Settings.from_env({"API_KEY": "theirs", "OCR_MLX_TOKEN": "ours"}).token == "ours"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("OCR_MLX_PORT", "70000"),
+        ("OCR_MLX_PORT", "http"),
+        ("OCR_MLX_FETCH_URLS", "maybe"),
+        ("OCR_MLX_KEEP_ALIVE", "nan"),
+        ("OCR_MLX_DRAIN", "-1"),
+        ("OCR_MLX_HEALTH", "xml"),
+        ("OCR_MLX_QUEUE", "0"),
+        ("OCR_MLX_ALLOWED_ORIGINS", "*"),
+        ("OCR_MLX_ALLOWED_ORIGINS", "app.example"),
+        ("OCR_MLX_ALLOWED_HOSTS", "http://a"),
+        ("OCR_MLX_RENDER_TIMEOUT", "soon"),
+    ],
+)
+def test_a_wrong_value_names_its_variable_and_what_is_right(name: str, text: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_env({name: text})
+    assert name in caught.value.message and text in caught.value.message and caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["OCR_MLX_TOKEN", "API_KEY"])
+def test_a_wrong_token_is_not_repeated(name: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_env({name: "two words"})
+    assert name in str(caught.value) and "two" not in str(caught.value)
+
+
+def test_limits_default_to_those_of_the_pages() -> None:
+    settings, fetch, pages = Settings(), FetchLimits(), PageLimits()
+    assert settings.max_file_mb * 1024 * 1024 == fetch.max_bytes == pages.max_bytes
+    assert (settings.fetch_timeout, settings.max_pages, settings.max_pixels) == (
+        fetch.timeout,
+        pages.max_pages,
+        pages.max_pixels,
+    )
+    assert settings.render_memory_mb * 1024 * 1024 == pages.memory
+
+
+def test_every_setting_reaches_the_engine() -> None:
+    options = Settings.from_env(
+        {
+            "OCR_MLX_MODEL": "builtin",
+            "OCR_MLX_KEEP_ALIVE": "3",
+            "OCR_MLX_OFFLINE": "1",
+            "OCR_MLX_MODELS_DIR": "/models",
+            "OCR_MLX_DTYPE": "bfloat16",
+            "OCR_MLX_QUEUE": "5",
+            "OCR_MLX_MAX_ROWS": "6",
+            "OCR_MLX_BLAS": "0",
+            "OCR_MLX_MAX_FILE_MB": "7",
+            "OCR_MLX_FETCH_TIMEOUT": "8",
+            "OCR_MLX_FETCH_URLS": "0",
+            "OCR_MLX_FETCH_PRIVATE": "1",
+            "OCR_MLX_FILE_ROOTS": "/a",
+            "OCR_MLX_MAX_PIXELS": "9",
+            "OCR_MLX_MAX_PAGES": "10",
+            "OCR_MLX_MAX_PAGE_POINTS": "11",
+            "OCR_MLX_RENDER_TIMEOUT": "12",
+            "OCR_MLX_RENDER_MEMORY_MB": "256",
+        }
+    ).engine_options()
+    assert (options.default_model, options.keep_alive, options.offline, options.cache_dir) == (
+        "builtin",
+        3.0,
+        True,
+        Path("/models"),
+    )
+    assert (options.dtype, options.queue_limit, options.max_rows) == ("bfloat16", 5, 6)
+    assert options.fetch == FetchLimits(
+        max_bytes=7 * 1024 * 1024, timeout=8.0, allow_urls=False, allow_private=True, file_roots=(Path("/a"),)
+    )
+    assert options.limits == PageLimits(
+        max_bytes=7 * 1024 * 1024,
+        max_pixels=9,
+        max_pages=10,
+        max_page_points=11.0,
+        render_timeout=12.0,
+        memory=256 * 1024 * 1024,
+    )
+
+
+def test_nothing_else_set_means_the_engines_own_choice() -> None:
+    options = Settings().engine_options()
+    assert (options.dtype, options.max_rows, options.cache_dir, options.fetch.file_roots) == (None, None, None, None)
+
+
+def test_the_table_has_a_row_for_every_setting() -> None:
+    rows = re.findall(r"^\| `(OCR_MLX_\w+)` \| (.+?) \| (.+) \|$", table(), re.MULTILINE)
+    assert [name for name, _, _ in rows] == [spec.metadata["name"] for spec in dataclasses.fields(Settings)]
+    assert all(meaning.endswith(".") for _, _, meaning in rows)
+    assert set(TAURI_ORIGINS) <= set(re.split(r"[ ,|]+", table()))
+
+
+def test_the_module_prints_the_table() -> None:
+    printed = subprocess.run([sys.executable, "-m", "ocr_mlx.settings"], capture_output=True, text=True, check=True)
+    assert printed.stdout == table()
+
+
+def test_no_setting_is_dead() -> None:
+    """Every field is read somewhere, by its name."""
+    code = "\n".join(path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
+    unread = [s.name for s in dataclasses.fields(Settings) if not re.search(rf"(settings|self|over)\.{s.name}\b", code)]
+    assert not unread
+
+
+def test_nobody_else_reads_the_environment() -> None:
+    readers = [
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        if re.search(r"os\.environ|os\.getenv|from os import environ", path.read_text("utf-8"))
+    ]
+    assert readers == ["settings.py"]

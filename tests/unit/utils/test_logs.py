@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from ocr_mlx.utils import logs
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    """`configure` is for a process of its own; put back what it changed."""
+    found = [logging.getLogger(name) for name in logs.LOGGERS]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in found]
+    yield
+    for logger, (handlers, level, propagate) in zip(found, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def test_lines_go_to_the_stream_and_the_tail_with_the_request_id() -> None:
+    stream = io.StringIO()
+    tail = logs.configure("info", stream)
+    token = logs.REQUEST_ID.set("abc")
+    logging.getLogger("ocr_mlx.x").info("hello %d", 1)
+    logs.REQUEST_ID.reset(token)
+    logging.getLogger("ocr_mlx.x").debug("not this")
+    assert tail.text() == stream.getvalue()
+    assert tail.text().endswith("Z INFO ocr_mlx.x [abc] hello 1\n") and tail.text().count("\n") == 1
+
+
+def test_other_libraries_are_not_logged() -> None:
+    tail = logs.configure("debug", io.StringIO())
+    logging.getLogger("httpx").warning("GET https://secret")
+    assert tail.text() == ""
+
+
+def test_configuring_twice_does_not_double_lines() -> None:
+    logs.configure("info", io.StringIO())
+    stream = io.StringIO()
+    logs.configure("info", stream)
+    logging.getLogger("ocr_mlx").info("once")
+    assert stream.getvalue().count("once") == 1
+
+
+def test_the_tail_forgets_the_oldest() -> None:
+    tail = logs.LogTail(lines=2)
+    for number in range(3):
+        tail.handle(logging.LogRecord("n", logging.INFO, "", 0, str(number), None, None))
+    assert tail.text() == "1\n2\n"
+
+
+def test_where_tells_the_place_and_not_the_message() -> None:
+    try:
+        raise ValueError("/home/secret.png")
+    except ValueError as error:
+        told = logs.where(error)
+    assert told.startswith("ValueError at test_logs.py:") and "secret" not in told

@@ -1,0 +1,121 @@
+"""A service without an engine, and a server around it on a real socket."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ocr_mlx.domain import (
+    DocumentDone,
+    DocumentStarted,
+    OcrRequest,
+    OcrResult,
+    OnEvent,
+    PageDone,
+    PageResult,
+    PageStatus,
+)
+from ocr_mlx.endpoint import Sidecar, uvicorn_config
+from ocr_mlx.engine.cache import CachedModel
+from ocr_mlx.pages.fetch import FetchLimits, fetch
+from ocr_mlx.pages.media import detect
+from ocr_mlx.server.app import create_app
+from ocr_mlx.server.deps import DocumentRunner, EngineSlot, ServerContext
+from ocr_mlx.settings import Settings
+from ocr_mlx.utils import ports
+from ocr_mlx.utils.logs import LogTail
+
+Behaviour = Callable[[OcrRequest, threading.Event], OcrResult]
+
+
+def page(index: int = 0, text: str = "Hello", status: PageStatus = PageStatus.OK, **more: object) -> PageResult:
+    return PageResult(index=index, text=text, raw_text=text, status=status, **more)  # type: ignore[arg-type]
+
+
+def result(*pages: PageResult) -> OcrResult:
+    return OcrResult(model="fake", pages=pages, seconds=0.5)
+
+
+def says_hello(_request: OcrRequest, _cancel: threading.Event) -> OcrResult:
+    return result(page())
+
+
+def names_the_media(request: OcrRequest, _cancel: threading.Event) -> OcrResult:
+    """Fetches the source as the engine would, and says what its bytes are."""
+    data = fetch(request.source, FetchLimits(allow_private=True))
+    return result(page(text=str(detect(data))))
+
+
+@dataclass
+class FakeCache:
+    models: tuple[CachedModel, ...] = ()
+
+    def snapshot(self) -> tuple[CachedModel, ...]:
+        return self.models
+
+
+@dataclass
+class FakeService:
+    behave: Behaviour = says_hello
+    requests: list[OcrRequest] = field(default_factory=list)
+    cache: FakeCache = field(default_factory=FakeCache)
+    closed: bool = False
+
+    def run(
+        self, request: OcrRequest, on_event: OnEvent | None = None, cancel: threading.Event | None = None
+    ) -> OcrResult:
+        self.requests.append(request)
+        emit = on_event or (lambda _event: None)
+        found = self.behave(request, cancel or threading.Event())
+        emit(DocumentStarted(model=found.model, pages=tuple(p.index for p in found.pages)))
+        for done in found.pages:
+            emit(PageDone(result=done))
+        emit(DocumentDone(result=found))
+        return found
+
+    def close(self, *, drain: float = 0.0) -> None:
+        self.closed = True
+
+
+def context(
+    service: FakeService,
+    settings: Settings | None = None,
+    *,
+    port: int = 80,
+    shutdown: Callable[[], None] = lambda: None,
+) -> ServerContext:
+    settings = settings or Settings()
+    engine = EngineSlot(lambda: service)
+    return ServerContext(
+        settings=settings,
+        engine=engine,
+        runner=DocumentRunner(engine, threads=8),
+        port=port,
+        instance="test-instance",
+        shutdown=shutdown,
+        logs=LogTail(),
+    )
+
+
+@contextmanager
+def serving(service: FakeService, settings: Settings | None = None) -> Iterator[str]:
+    """The address of a running server."""
+    settings = settings or Settings()
+    with ports.listen("127.0.0.1", 0) as sock:
+        port = sock.getsockname()[1]
+        ready = threading.Event()
+        made = context(service, settings, port=port, shutdown=lambda: server.end())
+        server = Sidecar(uvicorn_config(create_app(made), settings), drain=settings.drain, on_ready=ready.set)
+        server.expire = made.runner.stop
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            assert ready.wait(10)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.end()
+            thread.join(20)
+            made.runner.close()
+            assert not thread.is_alive()

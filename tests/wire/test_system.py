@@ -1,0 +1,200 @@
+"""Contract 1 over a real socket: health, root, OpenAPI, shutdown, logs; and who is let in."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from ocr_mlx.settings import Settings
+from tests.wire.fakes import FakeService, serving
+
+DATA = {"filename": "data:image/png;base64,eA=="}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(FakeService(), Settings(allowed_origins=("tauri://localhost",))) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[str]:
+    with serving(FakeService(), Settings(token="s3cret", health="json")) as url:
+        yield url
+
+
+def test_health_is_five_bytes_of_text(url: str) -> None:
+    answer = httpx.get(f"{url}/health")
+    assert (answer.status_code, answer.content) == (200, b"OK!!!")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+def test_health_is_json_for_who_asks(url: str) -> None:
+    answer = httpx.get(f"{url}/health", headers={"Accept": "application/json, text/plain, */*"})
+    assert answer.headers["content-type"] == "application/json"
+    state = answer.json()
+    assert state["status"] == "ok" and state["modelLoaded"] is False and state["model"] == "facebook/nougat-small"
+
+
+def test_the_setting_turns_health_round(guarded: str) -> None:
+    assert httpx.get(f"{guarded}/health").json()["status"] == "ok"
+    assert httpx.get(f"{guarded}/health", headers={"Accept": "text/plain"}).text == "OK!!!"
+
+
+def test_head_of_health_is_405(url: str) -> None:
+    assert httpx.head(f"{url}/health").status_code == 405
+
+
+def test_answers_are_not_held_back(url: str) -> None:
+    """Nagle's delay would cost 40 ms each on a connection that stays open."""
+    with httpx.Client(base_url=url) as client:
+        seconds = sorted(client.get("/livez").elapsed.total_seconds() for _ in range(21))
+    assert seconds[5] < 0.03
+
+
+def test_livez_and_readyz(url: str) -> None:
+    assert httpx.get(f"{url}/livez").status_code == 200
+    assert httpx.post(f"{url}/ocr", json=DATA).status_code == 200
+    assert (httpx.get(f"{url}/readyz").status_code, httpx.get(f"{url}/readyz").json()) == (200, {"status": "ready"})
+
+
+def test_the_root_names_the_server(url: str) -> None:
+    found = httpx.get(url).json()
+    assert found["docs"] == "/docs" and found["health"] == "/health" and found["name"] == "OCR MLX API"
+
+
+def test_openapi_is_at_both_addresses(url: str) -> None:
+    first, second = httpx.get(f"{url}/openapi.json").json(), httpx.get(f"{url}/api/v1/openapi.json").json()
+    assert first == second and first["info"]["title"] == "OCR MLX API"
+    assert {"OCRRequest", "HTTPValidationError", "ValidationError"} <= first["components"]["schemas"].keys()
+
+
+def test_docs_are_there(url: str) -> None:
+    assert {httpx.get(f"{url}{path}").status_code for path in ("/docs", "/redoc")} == {200}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_shutdown_ends_the_server(method: str) -> None:
+    with serving(FakeService()) as url:
+        answer = httpx.request(method, f"{url}/shutdown")
+        assert (answer.status_code, answer.text) == (200, "Shutting down...")
+        host, port = url.removeprefix("http://").split(":")
+        with pytest.raises(OSError):
+            while True:
+                socket.create_connection((host, int(port)), timeout=5).close()
+
+
+@pytest.mark.parametrize("path", ["/shutdown", "/logs"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "tauri://localhost"},
+        {"Host": "evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_web_pages_cannot_shut_down_or_read_logs(url: str, path: str, headers: dict[str, str]) -> None:
+    assert httpx.get(f"{url}{path}", headers=headers).status_code == 403
+    assert httpx.get(f"{url}/livez").status_code == 200
+
+
+def test_a_foreign_page_cannot_post_shutdown(url: str) -> None:
+    assert httpx.post(f"{url}/shutdown", headers={"Origin": "https://evil.example"}).status_code == 403
+
+
+def test_logs_are_text(url: str) -> None:
+    answer = httpx.get(f"{url}/logs")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost", "localhost:1", "127.0.0.1.evil.example", ""])
+def test_a_foreign_host_is_refused_everywhere(url: str, host: str) -> None:
+    assert httpx.get(f"{url}/livez", headers={"Host": host}).status_code == 403
+    refused = httpx.post(f"{url}/ocr", headers={"Host": host}, json=DATA)
+    assert refused.status_code == 403 and refused.headers["content-type"].startswith("text/plain")
+
+
+def test_loopback_names_are_let_in(url: str) -> None:
+    port = url.rpartition(":")[2]
+    for name in ("127.0.0.1", "localhost", "LOCALHOST", "[::1]"):
+        assert httpx.get(f"{url}/livez", headers={"Host": f"{name}:{port}"}).status_code == 200
+
+
+def test_configured_hosts_are_let_in() -> None:
+    with serving(FakeService(), Settings(allowed_hosts=("ocr.example", "other.example:8443"))) as url:
+        for host in ("ocr.example", "ocr.example:99", "OTHER.example:8443"):
+            assert httpx.get(f"{url}/livez", headers={"Host": host}).status_code == 200
+        assert httpx.get(f"{url}/livez", headers={"Host": "other.example:1"}).status_code == 403
+
+
+def test_a_foreign_origin_is_refused_and_never_reflected(url: str) -> None:
+    for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://["}):
+        answer = httpx.post(f"{url}/ocr", headers=headers | {"Cookie": "a=b"}, json=DATA)
+        assert answer.status_code == 403
+        assert "access-control-allow-origin" not in answer.headers
+        assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_an_allowed_origin_may_call_and_read(url: str) -> None:
+    answer = httpx.post(f"{url}/ocr", headers={"Origin": "tauri://localhost"}, json=DATA)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "tauri://localhost")
+    assert "x-ocr-mlx-status" in answer.headers["access-control-expose-headers"].lower()
+
+
+def test_an_allowed_origin_may_read_refusals_too(url: str) -> None:
+    answer = httpx.post(f"{url}/ocr", headers={"Origin": "tauri://localhost"}, files={"file": b"x"})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (415, "tauri://localhost")
+
+
+def test_the_servers_own_pages_may_call(url: str) -> None:
+    assert httpx.post(f"{url}/ocr", headers={"Origin": url}, json=DATA).status_code == 200
+
+
+def test_preflight(url: str) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,authorization"}
+    allowed = httpx.options(f"{url}/ocr", headers={"Origin": "tauri://localhost"} | asked)
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "tauri://localhost")
+    assert httpx.options(f"{url}/ocr", headers={"Origin": "https://evil.example"} | asked).status_code == 403
+
+
+def test_the_token_is_asked_for_everywhere_but_at_health(guarded: str) -> None:
+    for path in ("/health", "/livez", "/readyz"):
+        assert httpx.get(f"{guarded}{path}").status_code in (200, 503)
+    for path in ("/", "/logs", "/shutdown", "/openapi.json", "/docs"):
+        answer = httpx.get(f"{guarded}{path}")
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert httpx.post(f"{guarded}/ocr", json=DATA).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("Bearer s3cret", 200),
+        ("bearer s3cret", 200),
+        ("Bearer s3cre", 401),
+        ("Bearer wrong", 401),
+        ("Basic s3cret", 401),
+        ("s3cret", 401),
+        ("Bearer gr\xfc\xdfe", 401),
+    ],
+)
+def test_the_token_must_be_right(guarded: str, header: str, status: int) -> None:
+    headers = {b"Authorization": header.encode("latin-1")}
+    assert httpx.post(f"{guarded}/ocr", json=DATA, headers=headers).status_code == status
+
+
+def test_a_preflight_needs_no_token() -> None:
+    with serving(FakeService(), Settings(token="t")) as url:
+        asked = {"Origin": "tauri://localhost", "Access-Control-Request-Method": "POST"}
+        assert httpx.options(f"{url}/ocr", headers=asked).status_code == 200
+
+
+def test_request_ids_come_back(url: str) -> None:
+    assert httpx.get(f"{url}/livez", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
+    assert httpx.get(f"{url}/livez", headers={"X-Request-ID": "a b"}).headers["x-request-id"] != "a b"
