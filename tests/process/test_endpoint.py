@@ -3,66 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import select
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
+from tests.process.program import WAIT, Start
+
 pytestmark = pytest.mark.process
-WAIT = 30.0
-Start = Callable[..., "Program"]
-
-
-class Program:
-    """A running server and its announcement."""
-
-    def __init__(self, command: Sequence[str], folder: Path, environ: dict[str, str], **more: Any) -> None:
-        env = os.environ | {"OCR_MLX_STATE_DIR": str(folder)} | environ
-        self.process = subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1, **more
-        )
-
-    def ready(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], WAIT)[0], "no ready line"
-        line = self.process.stdout.readline()
-        assert line, self.process.communicate()[1]
-        record = json.loads(line)
-        assert isinstance(record, dict)
-        return record
-
-    def ends(self) -> int:
-        return self.process.wait(WAIT)
-
-    def rest(self) -> tuple[str, str]:
-        return self.process.communicate(timeout=WAIT)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Program] = []
-
-    def run(*arguments: str, command: Sequence[str] = ("-m", "ocr_mlx.endpoint"), **environ: str) -> Program:
-        stdin = subprocess.PIPE if "--stdin-watch" in arguments else subprocess.DEVNULL
-        program = Program([sys.executable, *command, *arguments], tmp_path, environ, stdin=stdin)
-        started.append(program)
-        return program
-
-    yield run
-    for program in started:
-        with program.process:
-            program.process.kill()
 
 
 def test_one_json_line_then_it_answers_and_ends_on_sigterm(start: Start, tmp_path: Path) -> None:
