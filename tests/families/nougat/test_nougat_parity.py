@@ -119,3 +119,13 @@ def test_a_row_without_a_picture_is_refused() -> None:
     graph = made.build(made.config_of("places"))
     with pytest.raises(ValueError, match="picture"):
         graph.prefill([ModelInputs(token_ids=(0,), pixels=None)])
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float16", mx.float16), ("bfloat16", mx.bfloat16)])
+def test_half_precision_stays_half(dtype: str, expected: mx.Dtype, tmp_path: Path) -> None:
+    graph = load_model(made.write("odd_grids", tmp_path / "model"), dtype=dtype).graph
+    logits, state = graph.prefill(made.rows_of("odd_grids"))
+    again = graph.decode(mx.zeros((2, 1), dtype=mx.int32), state)
+    assert {logits.dtype, again.dtype, *(array.dtype for array in state.arrays())} == {expected}
+    golden = made.golden_of("odd_grids")["logits"][:, 0]
+    assert np.abs(contract.numbers(logits) - golden).max() < 0.5

@@ -14,7 +14,7 @@ from ocr_mlx.model.families.nougat.windows import Geometries, Geometry, relative
 from ocr_mlx.model.layers.activations import activation, on_cpu
 
 Grid = tuple[int, int]
-_CACHED = 1 << 19
+_CACHED = 1 << 20
 """Numbers that a CPU's cache holds through a chain of small operations."""
 
 

@@ -85,8 +85,7 @@ def split_page(image: Image.Image, settings: StripSettings) -> list[Strip]:
 
 def join_strips(strips: Sequence[Strip], texts: Sequence[str]) -> str:
     """Put the texts of a page's strips together; a strip without text leaves at most its line break."""
-    page = ""
-    glue = ""
+    page = glue = ""
     for strip, text in zip(strips, texts, strict=True):
         glue = max(glue, strip.glue, key=lambda kind: (kind.count("\n"), len(kind)))
         if text.strip():
@@ -141,11 +140,12 @@ def find_ink(page: Grey) -> Ink:
 
 def find_slope(ink: Ink) -> float:
     """Rows that lines sink per column, within 2 degrees; 0 when straight rows are as good."""
-    rows, columns = np.nonzero(ink)
+    every = 1 + ink.size // 2_000_000
+    rows, columns = np.nonzero(ink[:, ::every])
     if len(rows) < 50:
         return 0.0
     some = slice(None, None, 1 + len(rows) // 30_000)
-    rows, columns = rows[some], columns[some]
+    rows, columns = rows[some], columns[some] * every
     limit = min(MOST_SLOPE, ink.shape[0] / (2 * ink.shape[1]))
     slopes = np.linspace(-limit, limit, 41)
     reach = math.ceil(limit * ink.shape[1]) + 1
@@ -248,7 +248,7 @@ def join_marks(runs: list[Span], typical: int) -> list[Span]:
         if joined:
             above = joined[-1]
             low = min(bottom - top, above[1] - above[0]) < 0.45 * typical
-            if low and top - above[1] <= 0.2 * typical and bottom - above[0] <= 1.4 * typical:
+            if low and top - above[1] <= 0.3 * typical and bottom - above[0] <= 1.4 * typical:
                 joined[-1] = above[0], bottom
                 continue
         joined.append((top, bottom))
@@ -316,7 +316,7 @@ def is_prose(ink: Ink, typical: int) -> bool:
     """Whether this looks like a column of running text: wide enough, and most of its lines filled."""
     used = np.flatnonzero(ink.any(0))
     lines = find_lines(ink, typical)
-    if not lines or used[-1] - used[0] < 6 * typical:
+    if len(lines) < 3 or used[-1] - used[0] < 6 * typical:
         return False
     inked = [np.flatnonzero(ink[top:bottom].any(0)) for top, bottom in lines]
     return float(np.mean([row[-1] - row[0] for row in inked if len(row)])) > 0.55 * float(used[-1] - used[0])
