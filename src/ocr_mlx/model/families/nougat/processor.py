@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ocr_mlx.domain import Page, Prompt
@@ -23,6 +24,7 @@ from ocr_mlx.model.folder import read_json
 
 _PAGES = ("NougatImageProcessor", "NougatImageProcessorFast", "NougatImageProcessorPil")
 _STRIPS = "LineStripImageProcessor"
+Pixels = NDArray[np.float32]
 _AGAIN = "Download or convert the model again."
 
 
@@ -39,8 +41,7 @@ class _Processor:
         self._start = config.start_token_id
         self._limit = config.decoder.max_position_embeddings - 1
 
-    def _row(self, pixels: np.ndarray[Any, np.dtype[np.float32]]) -> ModelInputs:
-        size = pixels.shape[1], pixels.shape[0]
+    def _row(self, pixels: Pixels, size: tuple[int, int] | None) -> ModelInputs:
         return ModelInputs(token_ids=(self._start,), pixels=pixels, prompt_tokens=1, effective_size=size)
 
 
@@ -56,7 +57,8 @@ class PageProcessor(_Processor):
 
     def prepare(self, page: Page, prompt: Prompt, mode: Mode) -> PreparedPage:
         """Turn one page into one row. The model takes no prompt but its start token."""
-        return PreparedPage(rows=(self._row(page_pixels(page.image, self._settings)),))
+        pixels = page_pixels(page.image, self._settings)
+        return PreparedPage(rows=(self._row(pixels, (pixels.shape[1], pixels.shape[0])),))
 
     def postprocess(self, raw_text: str, page: Page, prepared: PreparedPage, mode: Mode) -> PageText:
         """Upstream's clean-up, as far as the mode asks for it; the white space at the page's ends goes."""
@@ -93,7 +95,8 @@ class StripProcessor(_Processor):
         if not strips:
             return PreparedPage(rows=(), glue=())
         planes = strip_planes(np.stack([strip.pixels for strip in strips])).transpose(0, 2, 3, 1)
-        rows = tuple(self._row(np.ascontiguousarray(strip)) for strip in planes)
+        # Each line has a scale of its own, so there is no one size that the page was seen at.
+        rows = tuple(self._row(np.ascontiguousarray(strip), None) for strip in planes)
         return PreparedPage(rows=rows, glue=tuple(strip.glue for strip in strips))
 
     def postprocess(self, raw_text: str, page: Page, prepared: PreparedPage, mode: Mode) -> PageText:

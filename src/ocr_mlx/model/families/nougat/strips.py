@@ -248,7 +248,7 @@ def join_marks(runs: list[Span], typical: int) -> list[Span]:
         if joined:
             above = joined[-1]
             low = min(bottom - top, above[1] - above[0]) < 0.45 * typical
-            if low and top - above[1] <= 0.3 * typical and bottom - above[0] <= 1.4 * typical:
+            if low and top - above[1] <= 0.3 * typical and bottom - above[0] <= 1.65 * typical:
                 joined[-1] = above[0], bottom
                 continue
         joined.append((top, bottom))
