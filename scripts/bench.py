@@ -254,10 +254,11 @@ def decode(model: Any, inputs: list[Any], tokens: int) -> float:
 def child_torch(folder: Path) -> dict[str, Any]:
     """The same checkpoint and pictures through transformers, as its users would run it."""
     import torch
-    from transformers import NougatImageProcessor, VisionEncoderDecoderModel
+    from transformers import VisionEncoderDecoderModel
+    from transformers.models.nougat.image_processing_pil_nougat import NougatImageProcessorPil
 
     model = VisionEncoderDecoderModel.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = NougatImageProcessor.from_pretrained(folder)
+    processor = NougatImageProcessorPil()
     pixels = processor([picture(seed) for seed in range(BATCH)], return_tensors="pt")["pixel_values"]
     options = {
         "decoder_start_token_id": 0,

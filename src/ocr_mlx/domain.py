@@ -241,7 +241,7 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OcrResult:
-    """All pages of a document, in page order. `seconds` is the whole run, loading included."""
+    """The pages of a document, in the order asked for. `seconds` is the whole run, loading included."""
 
     model: str
     pages: tuple[PageResult, ...]
@@ -295,7 +295,10 @@ class PageStarted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextDelta:
-    """More raw text of a page, in reading order; `tokens` counts what was decoded for it."""
+    """More raw text of a page, in reading order; `tokens` counts what was decoded for it.
+
+    Where a loop was cut off, more may have come out than stays: after `loop_stopped` the result's `raw_text` counts.
+    """
 
     page: int
     text: str

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models
 
-from ocr_mlx.domain import DecodeParams, ModelRef, OcrRequest, Page, Prompt, Upload
+from ocr_mlx.domain import DecodeOverrides, DecodeParams, ModelRef, OcrRequest, Page, Prompt, Upload
 from ocr_mlx.errors import OcrMlxError
 from ocr_mlx.model.base import Family, LoadedModel, Mode, ModelInputs, PageText, PreparedPage, RepetitionTest
 
@@ -143,7 +143,7 @@ def fake_model(scripts: list[list[list[int]]], *, max_rows: int = 8, name: str =
         aliases={},
         licence="none",
         files=("*.json",),
-        modes={"plain": Mode(name="plain"), "short": Mode(name="short")},
+        modes={"plain": Mode(name="plain"), "short": Mode(name="short", overrides=DecodeOverrides(max_new_tokens=5))},
         default_mode="plain",
         defaults=DecodeParams(),
         build=lambda config: ScriptGraph(),
@@ -174,6 +174,7 @@ class FakeDocument:
         self.keys = list(keys)
         self.closed = False
         self.opened: list[int] = []
+        self.asked: list[tuple[float, int]] = []
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -181,6 +182,7 @@ class FakeDocument:
 
     def page(self, index: int, *, dpi: float, padding: int = 0) -> Page:
         self.opened.append(index)
+        self.asked.append((dpi, padding))
         key = self.keys[index]
         if key is None:
             image = Image.new("RGB", (16, 16), "white")

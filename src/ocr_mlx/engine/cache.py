@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from ocr_mlx.domain import ModelProgress, OnEvent
-from ocr_mlx.errors import Cancelled
+from ocr_mlx.errors import Cancelled, EngineError, ModelError
 from ocr_mlx.model.base import LoadedModel
 
 Load = Callable[[str, OnEvent], LoadedModel]
@@ -103,13 +103,13 @@ class ModelCache:
     ) -> Iterator[LoadedModel]:
         """The model, in memory for as long as the block runs. The first caller loads it, others wait for the same load.
 
+        `keep_alive` holds from the last lease's end; of leases that overlap, the longest counts.
+
         Raises what loading raised, and Cancelled when `cancel` is set while waiting.
         """
-        entry, first = self._take(self._identity(name), self._keep_alive if keep_alive is None else keep_alive)
+        entry = self._loaded(name, self._keep_alive if keep_alive is None else keep_alive, on_event, cancel)
         try:
-            if first:
-                self._fill(entry, name, on_event)
-            yield _wait(entry.model, cancel)
+            yield entry.model.result()
         finally:
             self._give_back(entry)
 
@@ -131,6 +131,21 @@ class ModelCache:
         self._clock.close()
         self.evict()
 
+    def _loaded(self, name: str, keep_alive: float, on_event: OnEvent, cancel: threading.Event | None) -> _Entry:
+        while True:
+            entry, first = self._take(self._identity(name), keep_alive)
+            try:
+                if first:
+                    self._fill(entry, name, on_event)
+                _wait(entry.model, cancel)
+                return entry
+            except BaseException as problem:
+                failed_load = entry.model.done() and entry.model.exception() is problem
+                self._give_back(entry)
+                if first or not failed_load or isinstance(problem, (ModelError, EngineError)):
+                    raise
+                # The first caller gave up, which says nothing of the model: load it ourselves.
+
     def _take(self, key: str, keep_alive: float) -> tuple[_Entry, bool]:
         with self._lock:
             self._clock.stop(key)
@@ -140,8 +155,8 @@ class ModelCache:
                 for other in list(self._entries):
                     self._unload(other)
                 entry = self._entries[key] = _Entry(key)
+            entry.keep_alive = _longer(entry.keep_alive, keep_alive) if entry.leases else keep_alive
             entry.leases += 1
-            entry.keep_alive = keep_alive
             return entry, first
 
     def _fill(self, entry: _Entry, name: str, on_event: OnEvent) -> None:
@@ -194,7 +209,7 @@ class ModelCache:
 
 
 class SchedulerClock:
-    """The idle clock on APScheduler's background thread, started at its first use."""
+    """The idle clock on APScheduler's background thread."""
 
     def __init__(self) -> None:
         from apscheduler.schedulers.background import BackgroundScheduler
@@ -211,7 +226,9 @@ class SchedulerClock:
 
     def stop(self, key: str) -> None:
         """See IdleClock."""
-        if self._scheduler.get_job(key) is not None:
+        from apscheduler.jobstores.base import JobLookupError
+
+        with suppress(JobLookupError):  # unknown, or it fires at this very moment
             self._scheduler.remove_job(key)
 
     def close(self) -> None:
@@ -220,13 +237,18 @@ class SchedulerClock:
             self._scheduler.shutdown(wait=False)
 
 
+def _longer(one: float, other: float) -> float:
+    """The longer of two times, negative being for good."""
+    return min(one, other) if min(one, other) < 0 else max(one, other)
+
+
 def _wait(model: Future[LoadedModel], cancel: threading.Event | None) -> LoadedModel:
     while True:
         try:
             return model.result(timeout=0.1 if cancel is not None else None)
         except TimeoutError:
             if model.done():
-                raise
+                return model.result()
         if cancel is not None and cancel.is_set():
             raise Cancelled("The request was cancelled while the model was loading.")
 

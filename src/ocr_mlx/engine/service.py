@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -31,8 +31,10 @@ from ocr_mlx.domain import (
 )
 from ocr_mlx.engine.cache import ModelCache
 from ocr_mlx.engine.worker import Worker
-from ocr_mlx.errors import InvalidOption, OcrMlxError, QueueFull, ShuttingDown
+from ocr_mlx.errors import Cancelled, InvalidOption, QueueFull, ShuttingDown
 from ocr_mlx.inference import pipeline
+from ocr_mlx.inference.failure import as_error
+from ocr_mlx.inference.options import check
 from ocr_mlx.model.base import LoadedModel, Mode, PreparedPage
 
 
@@ -45,7 +47,7 @@ class OpenDocument(Protocol):
         ...
 
     def page(self, index: int, *, dpi: float, padding: int = 0) -> Page:
-        """One page's pixels."""
+        """One page's pixels; called by two threads at once."""
         ...
 
     def close(self) -> None:
@@ -106,12 +108,14 @@ class OcrService:
         """Read one document.
 
         `on_event` is called on this thread, in order: model progress, document started, then per page started, text and
-        done (pages may interleave), last document done. Once `cancel` is set, pages that are not done end as `cancelled`.
-        Raises OcrMlxError when the document as a whole cannot be read; a single bad page is a `failed` page.
+        done (pages may interleave; one that cannot be prepared is done without having started), last document done.
+        `cancel` is only looked at, so that several runs may share it: once it is set, pages that are not done end as
+        `cancelled`. Raises Cancelled when that is before the first page, and OcrMlxError when the document as a whole
+        cannot be read; a single bad page is a `failed` page.
         """
-        cancel = cancel or threading.Event()
-        with self._admitted(cancel):
-            return self._run(request, on_event or (lambda _event: None), cancel)
+        own = _Cancel(cancel)
+        with self._admitted(own):
+            return self._run(request, on_event or (lambda _event: None), own)
 
     def close(self, *, drain: float = 0.0) -> None:
         """Take no new work, give running work `drain` seconds, cancel the rest, unload and end all threads."""
@@ -121,7 +125,7 @@ class OcrService:
             for cancel in self._active:
                 cancel.set()
             self._idle.wait_for(lambda: not self._active, timeout=_CLOSING_SECONDS)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)
         self._on_close()
         self.cache.close()
         self._worker.close()
@@ -147,16 +151,31 @@ class OcrService:
     def _run(self, request: OcrRequest, on_event: OnEvent, cancel: threading.Event) -> OcrResult:
         started = time.monotonic()
         name = request.model or self._default_model
+        check(request.overrides)
         document = self._open(request)
         try:
+            _check_wanted(cancel)
             with self.cache.lease(name, keep_alive=request.keep_alive, on_event=on_event, cancel=cancel) as model:
-                reading = _Reading(self._worker, self._threads, document, model, request, on_event, cancel)
-                pages = reading.run()
+                _check_wanted(cancel)
+                used = model.ref.id
+                pages = _Reading(self._worker, self._threads, document, model, request, on_event, cancel).run()
+                del model  # the lease's end may unload it, which frees nothing as long as it has a name here
         finally:
             document.close()
-        result = OcrResult(model=model.ref.id, pages=pages, seconds=time.monotonic() - started)
+        result = OcrResult(model=used, pages=pages, seconds=time.monotonic() - started)
         on_event(DocumentDone(result=result))
         return result
+
+
+class _Cancel(threading.Event):
+    """Set when the caller's flag is, or when the engine gives a run up. The caller's own flag is only looked at."""
+
+    def __init__(self, caller: threading.Event | None) -> None:
+        super().__init__()
+        self._caller = caller
+
+    def is_set(self) -> bool:
+        return super().is_set() or (self._caller is not None and self._caller.is_set())
 
 
 class _Reading:
@@ -175,7 +194,6 @@ class _Reading:
         self._worker = worker
         self._threads = threads
         self._document = document
-        self._document_lock = threading.Lock()
         self._model = model
         self._request = request
         self._mode = find_mode(model, request.prompt.mode)
@@ -184,19 +202,22 @@ class _Reading:
         self._cancel = cancel
         self._messages: SimpleQueue[_Message] = SimpleQueue()
         self._waiting = list(reversed(document.indices))
-        self._in_flight = 0
+        self._preparing = 0
+        self._running: dict[int, pipeline.PageRun] = {}
+        self._hands: set[Future[None]] = set()
+        """What other threads still have to do for this document."""
         self._done: dict[int, PageResult] = {}
 
     def run(self) -> tuple[PageResult, ...]:
         self._emit(DocumentStarted(model=self._model.ref.id, pages=self._document.indices))
         try:
             self._fill()
-            while self._in_flight:
+            while self._preparing or self._running:
                 self._handle(self._messages.get())
                 self._fill()
         except BaseException:
             self._cancel.set()
-            self._drain()
+            wait(self._hands)
             raise
         return tuple(self._done[index] for index in self._document.indices)
 
@@ -204,10 +225,14 @@ class _Reading:
         """Keep enough pages in flight to fill the batch, and no more."""
         while self._waiting and self._cancel.is_set():
             self._finish(pipeline.cancelled(self._waiting.pop()))
-        while self._waiting and self._in_flight < self._model.processor.max_rows + _PREPARING:
-            index = self._waiting.pop()
-            self._in_flight += 1
-            self._threads.submit(self._prepare, index)
+        self._hands = {hand for hand in self._hands if not hand.done()}
+        room = self._model.processor.max_rows + _PREPARING
+        while self._waiting and self._preparing < _PREPARING and self._rows() < room:
+            self._hands.add(self._threads.submit(self._prepare, self._waiting.pop()))
+            self._preparing += 1
+
+    def _rows(self) -> int:
+        return sum(run.unfinished for run in self._running.values())
 
     def _prepare(self, index: int) -> None:
         """Runs on a helper thread."""
@@ -215,22 +240,22 @@ class _Reading:
             if self._cancel.is_set():
                 self._messages.put(pipeline.cancelled(index))
                 return
-            with self._document_lock:
-                dpi = self._request.dpi or self._model.processor.dpi
-                page = self._document.page(index, dpi=dpi, padding=self._request.padding)
+            dpi = self._request.dpi or self._model.processor.dpi
+            page = self._document.page(index, dpi=dpi, padding=self._request.padding)
             rows = pipeline.prepare(self._model, page, self._request.prompt, self._mode)
             self._messages.put(_Prepared(page=page, rows=rows))
         except Exception as problem:
-            self._messages.put(pipeline.failed(index, _known(problem)))
+            self._messages.put(pipeline.failed(index, as_error(problem, "preparing a page")))
 
     def _handle(self, message: _Message) -> None:
         match message:
             case _Prepared():
+                self._preparing -= 1
                 self._start(message)
             case _Finished():
-                self._threads.submit(self._conclude, message)
+                self._finish(self._conclude(message))
             case PageResult():
-                self._in_flight -= 1
+                self._preparing -= 1
                 self._finish(message)
             case _:
                 self._emit(message)
@@ -238,36 +263,43 @@ class _Reading:
     def _start(self, prepared: _Prepared) -> None:
         index = prepared.page.index
         self._emit(PageStarted(page=index))
+        ended: Future[None] = Future()
+
+        def on_done() -> None:
+            self._messages.put(_Finished(index=index, run=run))
+            ended.set_result(None)
+
         run = pipeline.PageRun(
             self._model,
             prepared.page,
             prepared.rows,
             self._mode,
             on_text=self._messages.put,
-            on_done=lambda: self._messages.put(_Finished(index=index, run=run)),
+            on_done=on_done,
         )
+        self._running[index] = run
         rows = run.rows(self._params, self._cancel)
         if rows:
             self._worker.admit(self._model, rows)
+            self._hands.add(ended)
         else:
-            self._messages.put(_Finished(index=index, run=run))
+            on_done()
 
-    def _conclude(self, finished: _Finished) -> None:
-        """Runs on a helper thread: post-processing may take a while on a long page."""
+    def _conclude(self, finished: _Finished) -> PageResult:
+        del self._running[finished.index]
         try:
-            self._messages.put(finished.run.result())
+            return finished.run.result()
         except Exception as problem:
-            self._messages.put(pipeline.failed(finished.index, _known(problem)))
+            return pipeline.failed(finished.index, as_error(problem, "finishing a page"))
 
     def _finish(self, result: PageResult) -> None:
         self._done[result.index] = result
         self._emit(PageDone(result=result))
 
-    def _drain(self) -> None:
-        """Wait until nothing of this document is in anybody's hands, without telling the caller more."""
-        self._emit = lambda _event: None
-        while self._in_flight:
-            self._handle(self._messages.get())
+
+def _check_wanted(cancel: threading.Event) -> None:
+    if cancel.is_set():
+        raise Cancelled("The request was cancelled before its first page.")
 
 
 def find_mode(model: LoadedModel, name: str) -> Mode:
@@ -278,13 +310,3 @@ def find_mode(model: LoadedModel, name: str) -> Mode:
         known = ", ".join(family.modes)
         raise InvalidOption(f"The model has no mode '{name}'.", hint=f"Known modes: {known}.")
     return mode
-
-
-def _known(problem: Exception) -> OcrMlxError:
-    if isinstance(problem, OcrMlxError):
-        return problem
-    unknown = OcrMlxError(
-        f"The page could not be processed ({type(problem).__name__}).", hint="Report it with the log if it stays."
-    )
-    unknown.__cause__ = problem
-    return unknown

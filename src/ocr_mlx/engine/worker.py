@@ -1,6 +1,6 @@
 """The one thread that touches arrays: it runs calls between steps and steps every batch that has rows.
 
-Nothing else in the program evaluates an array while the worker runs, so graphs, caches and the device need no locks.
+Nothing else in the server evaluates an array while the worker runs, so graphs, caches and the device need no locks.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from ocr_mlx.errors import DecodeError, OcrMlxError, OutOfMemory, ShuttingDown
+from ocr_mlx.domain import Finish
+from ocr_mlx.errors import OcrMlxError, ShuttingDown
 from ocr_mlx.inference.batch import DecodeBatch
+from ocr_mlx.inference.failure import as_error
 from ocr_mlx.inference.stopping import Row
 from ocr_mlx.model.base import LoadedModel
 
@@ -89,6 +91,8 @@ class Worker:
                 closing = self._closing
             for call in calls:
                 call()
+                del call  # it may hold a model, which must be able to go
+            calls.clear()
             if closing:
                 self._end_all()
                 return
@@ -120,25 +124,25 @@ class _Lane:
         return not self.waiting and not self._batch.rows
 
     def step(self) -> None:
-        free = self._places - len(self._batch.rows)
-        if free > 0 and self.waiting:
-            self._batch.join([self.waiting.popleft() for _ in range(min(free, len(self.waiting)))])
+        self._drop_cancelled()
+        free = min(self._places - len(self._batch.rows), len(self.waiting))
+        joining = [self.waiting.popleft() for _ in range(free)]
         try:
+            self._batch.join(joining)
             self._batch.step()
         except Exception as problem:  # the thread must outlive anything a batch can raise
-            self._batch.clear(_failure(problem))
+            error = as_error(problem, "decoding")
+            for row in joining:
+                row.end(Finish.ERROR, error)
+            self._batch.clear(error)
+
+    def _drop_cancelled(self) -> None:
+        for row in self.waiting:
+            if row.cancel.is_set():
+                row.end(Finish.CANCELLED)
+        self.waiting = deque(row for row in self.waiting if not row.done)
 
     def clear(self, error: OcrMlxError) -> None:
         self._batch.rows.extend(self.waiting)
         self.waiting.clear()
         self._batch.clear(error)
-
-
-def _failure(problem: Exception) -> OcrMlxError:
-    if isinstance(problem, MemoryError) or "allocate" in str(problem):
-        return OutOfMemory(
-            "The device ran out of memory while decoding.", hint="Lower max_rows or use a quantized model."
-        )
-    return DecodeError(
-        f"A decoding step failed ({type(problem).__name__}).", hint="Try again; report it with the log if it stays."
-    )

@@ -14,7 +14,8 @@ import mlx.core as mx
 import numpy as np
 
 from ocr_mlx.domain import Finish
-from ocr_mlx.errors import DecodeError, OcrMlxError
+from ocr_mlx.errors import OcrMlxError
+from ocr_mlx.inference.failure import as_error
 from ocr_mlx.inference.sampling import Choice, choose, concatenate, mask
 from ocr_mlx.inference.stopping import Row
 from ocr_mlx.model.base import DecodeState, LoadedModel
@@ -70,7 +71,11 @@ class DecodeBatch:
             first = self._choose(logits, rows)
             mx.eval(first.arrays(), state.arrays())
         except Exception as problem:  # one picture's trouble must not reach the rows that already run
-            _fail(rows, problem)
+            if len(rows) > 1:  # nor those that were read with it
+                for row in rows:
+                    self._join_alike([row])
+            else:
+                _fail(rows, problem)
             return
         self._append(rows, first, state)
 
@@ -142,11 +147,6 @@ def _read(choice: Choice, rows: Sequence[Row]) -> None:
 
 
 def _fail(rows: Sequence[Row], problem: Exception) -> None:
-    known = problem if isinstance(problem, OcrMlxError) else None
+    error = as_error(problem, "decoding a page")
     for row in rows:
-        error = known or DecodeError(
-            f"Decoding failed inside the model ({type(problem).__name__}).",
-            hint="Try again; if it happens again, report it with the log.",
-        )
-        error.__cause__ = error.__cause__ or (None if known else problem)
         row.end(Finish.ERROR, error)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SIDE = 1024
-_CONTRAST = 24
+_CONTRAST = 16
 """Grey levels by which ink differs from the paper around it, at least; JPEG noise stays below."""
 _SIGMAS = 6
 """Ink differs by this many times the picture's own grain."""

@@ -80,8 +80,13 @@ class PageRun:
         """The rows to admit to the batch."""
         return [self._row(i, params, cancel) for i in range(len(self._prepared.rows))]
 
+    @property
+    def unfinished(self) -> int:
+        """Rows that have not ended."""
+        return self._outcomes.count(None)
+
     def result(self) -> PageResult:
-        """The page's outcome, once every row has ended. Runs the family's post-processing: call it off the worker."""
+        """The page's outcome, once every row has ended. Runs the family's post-processing: not for the worker."""
         outcomes = [outcome for outcome in self._outcomes if outcome is not None]
         raw = self._prepared.join([outcome.text for outcome in outcomes])
         error = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
@@ -111,31 +116,36 @@ class PageRun:
             self._model,
             self._prepared.rows[i],
             params,
-            on_text=lambda delta, _count: self._text(i, delta),
+            on_text=lambda delta, tokens: self._text(i, delta, tokens),
             on_done=lambda outcome: self._done(i, outcome),
             cancel=cancel,
         )
 
-    def _text(self, i: int, delta: str) -> None:
-        self._tokens += 1
+    def _text(self, i: int, delta: str, tokens: int) -> None:
+        self._tokens += tokens
         self._held[i] += delta
         if i == self._head:
             self._flush()
 
     def _done(self, i: int, outcome: RowOutcome) -> None:
         self._outcomes[i] = outcome
+        if i != self._head:
+            self._held[i] = outcome.text  # a loop may have been cut off what nobody has seen yet
         while self._head < len(self._outcomes) and self._outcomes[self._head] is not None:
             self._flush()
             self._head += 1
-        if self._head < len(self._outcomes):
-            self._flush()
-        else:
+        self._flush()
+        if self._head == len(self._outcomes):
             self._on_done()
 
     def _flush(self) -> None:
-        text, self._held[self._head] = self._held[self._head], ""
+        text, over = "", self._head == len(self._held)
+        if not over:
+            text, self._held[self._head] = self._held[self._head], ""
+        if text or over:
+            text = self._glued(text)
         if text:
-            self._on_text(TextDelta(page=self._page.index, text=self._glued(text), tokens=self._tokens))
+            self._on_text(TextDelta(page=self._page.index, text=text, tokens=self._tokens))
             self._tokens = 0
 
     def _glued(self, text: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ocr_mlx.domain import DecodeParams, Finish
 from ocr_mlx.errors import OcrMlxError, PromptTooLong
+from ocr_mlx.inference.failure import as_error
 from ocr_mlx.inference.guard import CHECK_EVERY, loop_start
 from ocr_mlx.inference.sampling import Sampler
 from ocr_mlx.inference.text import TextStream
@@ -28,7 +29,8 @@ class RowOutcome:
 class Row:
     """One sequence on its way through a batch: its inputs, its options, and what it has said so far.
 
-    `on_text(delta, tokens)` and `on_done(outcome)` are called by the thread that decodes; they must not block.
+    `on_text(delta, tokens)`, `tokens` since the last delta, and `on_done(outcome)` are called by the thread that decodes;
+    they must not block.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Row:
         self.cancel = cancel
         self.outcome: RowOutcome | None = None
         self._logprobs: list[float] = []
+        self._told = 0
         self._limit = min(params.max_new_tokens, model.graph.max_positions - _prompt_length(inputs))
         self._eos = processor.eos_token_ids
         self._text = TextStream(processor.tokenizer, params.stop)
@@ -86,7 +89,7 @@ class Row:
             return self._cut(keep)
         delta = self._text.add(token)
         if delta:
-            self._on_text(delta, len(self.tokens))
+            self._say(delta)
         if self._text.stopped:
             self.end(Finish.STOP)
         elif len(self.tokens) >= self._limit:
@@ -96,9 +99,12 @@ class Row:
         """End the row here; what it has said stays."""
         if self.done:
             return
-        rest = self._text.finish(self.tokens)
-        if rest and finish is not Finish.LOOP:
-            self._on_text(rest, len(self.tokens))
+        try:
+            rest = self._text.finish(self.tokens)
+        except Exception as problem:  # a tokenizer that cannot spell these tokens; what was said before stays
+            rest, finish, error = "", Finish.ERROR, as_error(problem, "spelling out a page's tokens")
+        if rest:
+            self._say(rest)
         self.outcome = RowOutcome(
             tokens=tuple(self.tokens),
             logprobs=tuple(self._logprobs),
@@ -107,6 +113,10 @@ class Row:
             error=error,
         )
         self._on_done(self.outcome)
+
+    def _say(self, delta: str) -> None:
+        self._on_text(delta, len(self.tokens) - self._told)
+        self._told = len(self.tokens)
 
     def _loop(self, token: int, max_logit: float) -> int | None:
         keep = self._test.update(token, max_logit) if self._test is not None else None

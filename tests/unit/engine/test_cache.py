@@ -177,3 +177,52 @@ def test_ready_is_announced() -> None:
     with cache.lease("a", on_event=events.append):
         pass
     assert events == [ModelProgress(model="a", stage="ready", done=1000, total=1000)]
+
+
+def test_the_first_callers_own_trouble_is_not_the_others() -> None:
+    cache, loads, _ = make()
+    loads.gate = threading.Event()
+    outcomes: list[object] = []
+
+    def impatient() -> None:
+        def gone(event: object) -> None:
+            raise BrokenPipeError
+
+        original = cache._load
+
+        def load(name: str, on_event: object) -> object:
+            cache._load = original
+            original(name, on_event)  # type: ignore[arg-type]
+            on_event(None)  # type: ignore[operator]
+            return None
+
+        cache._load = load  # type: ignore[assignment]
+        try:
+            with cache.lease("a", on_event=gone):
+                pass
+        except BrokenPipeError as problem:
+            outcomes.append(problem)
+
+    def patient() -> None:
+        with cache.lease("a") as model:
+            outcomes.append(model)
+
+    first = threading.Thread(target=impatient)
+    first.start()
+    assert loads.entered.wait(10)
+    second = threading.Thread(target=patient)
+    second.start()
+    loads.gate.set()
+    first.join(10)
+    second.join(10)
+    assert len(outcomes) == 2
+    assert any(isinstance(outcome, BrokenPipeError) for outcome in outcomes)
+    assert names(cache) == ["a"]
+
+
+def test_of_leases_that_overlap_the_longest_counts() -> None:
+    cache, _, clock = make()
+    with cache.lease("a", keep_alive=-1), cache.lease("a"):
+        pass
+    clock.advance(10**6)
+    assert names(cache) == ["a"]

@@ -21,7 +21,7 @@ from ocr_mlx.domain import (
 from ocr_mlx.engine.cache import ModelCache
 from ocr_mlx.engine.service import OcrService
 from ocr_mlx.engine.worker import Worker
-from ocr_mlx.errors import InvalidOption, OcrMlxError, QueueFull, ShuttingDown, SourceNotFound
+from ocr_mlx.errors import Cancelled, InvalidOption, OcrMlxError, QueueFull, ShuttingDown, SourceNotFound
 from ocr_mlx.model.base import LoadedModel
 from tests.unit.fakes import FakeClock, FakeDocument, ScriptGraph, fake_model, ids, request
 
@@ -62,7 +62,7 @@ class Bench:
 
 @contextmanager
 def bench(max_rows: int = 8, queue_limit: int = 64) -> Iterator[Bench]:
-    made = Bench(fake_model(SCRIPTS, max_rows=max_rows), queue_limit=queue_limit)
+    made = Bench(fake_model([*SCRIPTS], max_rows=max_rows), queue_limit=queue_limit)
     try:
         yield made
     finally:
@@ -268,3 +268,114 @@ def test_closing_ends_running_work_and_refuses_more() -> None:
         assert not thread.is_alive() and not closer.is_alive()
         with pytest.raises(ShuttingDown):
             b.service.run(request())
+
+
+@pytest.mark.parametrize("kind", [DocumentStarted, PageStarted, PageDone])
+def test_a_listener_may_raise_at_any_event(kind: type) -> None:
+    with bench() as b:
+        b.document = FakeDocument([0, 1])
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, kind):
+                raise BrokenPipeError
+
+        with pytest.raises(BrokenPipeError):
+            b.service.run(request(), on_event)
+
+
+def test_a_run_that_fails_leaves_the_callers_flag_alone() -> None:
+    with bench() as b:
+        cancel = threading.Event()
+        with pytest.raises(InvalidOption):
+            b.service.run(request(prompt=Prompt(mode="none")), None, cancel)
+        assert not cancel.is_set()
+        assert b.service.run(request(), None, cancel).pages[0].status == "ok"
+
+
+def test_runs_that_share_a_flag_are_counted_one_by_one() -> None:
+    with bench(queue_limit=2) as b:
+        shared = threading.Event()
+        inside, leave = threading.Event(), threading.Event()
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, DocumentStarted):
+                inside.set()
+                leave.wait(10)
+
+        thread = threading.Thread(target=lambda: b.service.run(request(), on_event, shared))
+        thread.start()
+        assert inside.wait(10)
+        b.service.run(request(), None, shared)
+        assert len(b.service._active) == 1
+        leave.set()
+        thread.join(10)
+
+
+def test_a_row_that_waits_for_a_place_is_cancelled_at_once() -> None:
+    with bench(max_rows=1) as b:
+        b.model.processor.scripts[0] = [ids("x" * 200)]  # type: ignore[attr-defined]
+        cancel, release, ended = threading.Event(), threading.Event(), threading.Event()
+        first = threading.Thread(target=lambda: b.service.run(request()))
+        running = threading.Event()
+
+        def gate() -> None:
+            running.set()
+            if cancel.is_set() and not ended.is_set():
+                release.wait(0.01)
+
+        b.graph.gate = gate
+        first.start()
+        assert running.wait(10)
+        steps: list[int] = []
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, PageStarted):
+                cancel.set()
+
+        pages = b.service.run(request(), on_event, cancel).pages
+        steps.append(len(b.graph.widths))
+        ended.set()
+        assert pages[0].status == "cancelled"
+        assert steps[0] < 190
+        first.join(20)
+
+
+def test_pages_of_many_rows_are_bounded_by_their_rows() -> None:
+    with bench(max_rows=8) as b:
+        b.model.processor.scripts[0] = [ids("a strip")] * 40  # type: ignore[attr-defined]
+        b.document = FakeDocument([0] * 12)
+        opened: list[int] = []
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, PageDone):
+                opened.append(len(b.document.opened) - len(opened))  # type: ignore[union-attr]
+
+        b.service.run(request(), on_event)
+        assert max(opened) <= 4
+
+
+def test_what_the_request_asks_for_arrives() -> None:
+    with bench() as b:
+        assert b.service.run(request(prompt=Prompt(mode="short"))).pages[0].text == "first"
+        b.service.run(request(dpi=300.0, padding=7))
+        assert isinstance(b.document, FakeDocument)
+        assert b.document.asked == [(96.0, 0), (300.0, 7)]
+        b.service.run(request(keep_alive=-1))
+        b.clock.advance(10**6)
+        assert [(model.id, model.pinned) for model in b.service.cache.snapshot()] == [("fake", True)]
+
+
+def test_a_request_that_is_cancelled_before_it_starts_is_refused_and_loads_nothing() -> None:
+    with bench() as b:
+        cancel = threading.Event()
+        cancel.set()
+        with pytest.raises(Cancelled):
+            b.service.run(request(), None, cancel)
+        assert b.loads == 0
+        assert isinstance(b.document, FakeDocument) and b.document.closed
+
+
+def test_options_that_make_no_sense_are_told_before_anything_is_opened() -> None:
+    with bench() as b, pytest.raises(InvalidOption, match="seed"):
+        b.document = SourceNotFound("No such file.")
+        b.service.run(request(overrides=DecodeOverrides(seed=-1)))

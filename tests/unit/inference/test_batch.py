@@ -3,6 +3,8 @@ from __future__ import annotations
 import threading
 from itertools import pairwise
 
+import pytest
+
 from ocr_mlx.domain import DecodeParams, Finish
 from ocr_mlx.inference.batch import DecodeBatch
 from ocr_mlx.inference.stopping import Row, RowOutcome
@@ -17,6 +19,7 @@ class Said:
         self.deltas: list[str] = []
         self.outcome: RowOutcome | None = None
         self.cancel = threading.Event()
+        self.ended = threading.Event()
         inputs = ModelInputs(token_ids=(1,), pixels=None, extras={"script": ids(text), **extras}, prompt_tokens=1)
         self.row = Row(
             model,
@@ -30,6 +33,7 @@ class Said:
     def _done(self, outcome: RowOutcome) -> None:
         assert self.outcome is None, "a row ends once"
         self.outcome = outcome
+        self.ended.set()
 
     def end(self) -> tuple[str, Finish]:
         assert self.outcome is not None
@@ -201,3 +205,33 @@ def test_no_repeat_ngram_sees_the_whole_history() -> None:
     tokens = said.outcome.tokens if said.outcome else ()
     pairs = list(pairwise(tokens))
     assert len(pairs) == len(set(pairs)) and tokens[:2] == tuple(ids("aa"))
+
+
+def test_one_bad_picture_of_a_group_fails_alone() -> None:
+    model = fake_model([])
+    batch = DecodeBatch(model)
+    good, bad, other = Said(model, "good"), Said(model, "bad", poison=True), Said(model, "other")
+    batch.join([good.row, bad.row, other.row])
+    drain(batch)
+    assert good.end() == ("good", Finish.EOS) and other.end() == ("other", Finish.EOS)
+    assert bad.end()[1] is Finish.ERROR
+
+
+def test_tokens_that_cannot_be_spelled_end_their_row_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fake_model([])
+    batch = DecodeBatch(model)
+    said = Said(model, "text")
+    monkeypatch.setattr(said.row._text, "finish", lambda tokens: 1 / 0)
+    batch.join([said.row])
+    drain(batch)
+    assert said.end()[1] is Finish.ERROR
+
+
+def test_a_row_cancelled_before_it_joins_costs_nothing() -> None:
+    model = fake_model([])
+    batch = DecodeBatch(model)
+    said = Said(model, "text")
+    said.cancel.set()
+    batch.join([said.row])
+    assert said.end() == ("", Finish.CANCELLED)
+    assert graph(model).prefills == []

@@ -1,0 +1,45 @@
+"""Whether decode options make sense, told before any work is done."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+from ocr_mlx.domain import UNSET, DecodeOverrides
+from ocr_mlx.errors import InvalidOption
+
+_WHOLE = {
+    "max_new_tokens": (1, None),
+    "top_k": (0, None),
+    "repetition_window": (1, None),
+    "no_repeat_ngram": (0, None),
+    "seed": (0, 2**63 - 1),
+}
+_REAL = {"temperature": (0.0, None), "top_p": (0.0, 1.0), "repetition_penalty": (1e-3, None)}
+
+
+def check(overrides: DecodeOverrides) -> None:
+    """Raise InvalidOption, which names the option and what it may be, for the first value that cannot be."""
+    for name in (field.name for field in fields(DecodeOverrides)):
+        value = getattr(overrides, name)
+        if value is UNSET or (name == "seed" and value is None):
+            continue
+        if name == "stop":
+            _check_stop(value)
+        else:
+            _check_number(name, value)
+
+
+def _check_number(name: str, value: object) -> None:
+    least, most = _WHOLE.get(name) or _REAL[name]
+    kinds = int if name in _WHOLE else (int, float)
+    right = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    if not right or value < least or (most is not None and value > most):  # type: ignore[operator]
+        what = "a whole number" if name in _WHOLE else "a number"
+        limits = f"from {least:g} to {most:g}" if most is not None else f"of {least:g} or more"
+        raise InvalidOption(f"{name} cannot be {value!r}.", hint=f"It is {what} {limits}.")
+
+
+def _check_stop(value: object) -> None:
+    if not isinstance(value, tuple | list) or not all(isinstance(text, str) and text for text in value):
+        raise InvalidOption("stop must be a list of strings, none of them empty.")
