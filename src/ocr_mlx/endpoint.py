@@ -74,10 +74,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pid(text: str) -> int:
-    pid = int(text)
-    if pid <= 0:
-        raise ValueError(text)
-    return pid
+    if not text.isdecimal() or int(text) <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a process id")
+    return int(text)
 
 
 def _dashes(arguments: Sequence[str]) -> list[str]:

@@ -108,6 +108,15 @@ def test_a_foreign_page_cannot_post_shutdown(url: str) -> None:
     assert httpx.post(f"{url}/shutdown", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
+def test_a_post_that_hides_where_it_comes_from_shuts_nothing_down(url: str) -> None:
+    assert httpx.post(f"{url}/shutdown", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert httpx.get(f"{url}/livez").status_code == 200
+
+
+def test_the_older_health_address(guarded: str) -> None:
+    assert httpx.get(f"{guarded}/v1/health").text == "ok"
+
+
 def test_logs_are_text(url: str) -> None:
     answer = httpx.get(f"{url}/logs")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocr_mlx.domain import ModelProgress, OcrRequest, OnEvent
+from ocr_mlx.errors import SourceForbidden
 from ocr_mlx.pages.fetch import FetchLimits
 from ocr_mlx.pages.load import PageLimits
 
@@ -76,6 +77,8 @@ def _loader(options: EngineOptions, worker: Worker) -> Callable[[str, OnEvent], 
     from ocr_mlx.model.load import load_model
 
     def load(name: str, on_event: OnEvent) -> LoadedModel:
+        _check_fence(name, options)
+
         def progress(done: int, total: int) -> None:
             on_event(ModelProgress(model=name, stage="downloading", done=done, total=total))
 
@@ -90,6 +93,20 @@ def _loader(options: EngineOptions, worker: Worker) -> Callable[[str, OnEvent], 
         return worker.call(lambda: load_model(ref, dtype=options.dtype)).result()
 
     return load
+
+
+def _check_fence(name: str, options: EngineOptions) -> None:
+    """Raise SourceForbidden for a model folder outside the allowed ones; the configured default is trusted."""
+    from ocr_mlx.model.registry import is_folder_name
+
+    roots = options.fetch.file_roots
+    if roots is None or name == options.default_model or not is_folder_name(name):
+        return
+    folder = Path(name).expanduser().resolve()
+    if not any(folder.is_relative_to(root.resolve()) for root in roots):
+        raise SourceForbidden(
+            "That model folder may not be read.", hint="OCR_MLX_FILE_ROOTS lists the allowed folders."
+        )
 
 
 def _opener(options: EngineOptions, renderer: PdfRenderer) -> Callable[[OcrRequest], OpenDocument]:

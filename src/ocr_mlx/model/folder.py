@@ -21,22 +21,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises CheckpointIncomplete where it is missing, unreadable or no JSON object.
     """
     if not folder.is_dir():
-        raise CheckpointIncomplete(f"There is no folder {folder}.", hint="Check the path.")
+        raise CheckpointIncomplete(f"There is no folder {folder.name}.", hint="Check the path.")
     return read_json(member(folder, CONFIG))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A file that must hold one JSON object; raises CheckpointIncomplete otherwise."""
     if not path.is_file():
-        raise CheckpointIncomplete(f"{path.name} is missing in {path.parent}.", hint="Is this a model's folder?")
+        raise CheckpointIncomplete(f"{path.name} is missing in {path.parent.name}.", hint="Is this a model's folder?")
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise CheckpointIncomplete(f"{path} is not JSON: {error}.", hint=_AGAIN) from error
+        raise CheckpointIncomplete(f"{path.name} is not JSON: {error}.", hint=_AGAIN) from error
     except OSError as error:
-        raise CheckpointIncomplete(f"{path} cannot be read: {error.strerror}.", hint="Check its rights.") from error
+        raise CheckpointIncomplete(
+            f"{path.name} cannot be read: {error.strerror}.", hint="Check its rights."
+        ) from error
     if not isinstance(found, dict):
-        raise CheckpointIncomplete(f"{path} holds a {type(found).__name__}, not an object.", hint=_AGAIN)
+        raise CheckpointIncomplete(f"{path.name} holds a {type(found).__name__}, not an object.", hint=_AGAIN)
     return found
 
 
@@ -50,7 +52,7 @@ def member(folder: Path, name: str) -> Path:
     escapes = not name or "\0" in name or "\\" in name or plain.is_absolute() or ".." in plain.parts
     if escapes or not path.resolve().is_relative_to(_root(folder)):
         raise CheckpointIncomplete(
-            f"The file name {name!r} leads out of the model's folder {folder}.",
+            f"The file name {name!r} leads out of the model's folder {folder.name}.",
             hint="Copy the file into the folder, or get the model from a source that you trust.",
         )
     return path
@@ -72,12 +74,12 @@ def data_file(folder: Path, name: str) -> Path:
         with path.open("rb") as file:
             head = file.read(len(_LFS))
     except OSError as error:
-        raise CheckpointIncomplete(f"The weight file {name} is missing in {folder}.", hint=_AGAIN) from error
+        raise CheckpointIncomplete(f"The weight file {name} is missing in {folder.name}.", hint=_AGAIN) from error
     if not size:
-        raise CheckpointIncomplete(f"The weight file {name} in {folder} is empty.", hint=_AGAIN)
+        raise CheckpointIncomplete(f"The weight file {name} in {folder.name} is empty.", hint=_AGAIN)
     if head == _LFS:
         raise CheckpointIncomplete(
-            f"{path} is a Git LFS pointer, not the weights.", hint="Run `git lfs pull` in the folder."
+            f"{path.name} is a Git LFS pointer, not the weights.", hint="Run `git lfs pull` in the folder."
         )
     return path
 

@@ -91,12 +91,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         graph = family.build(config)
     except KeyError as error:
         raise CheckpointIncomplete(
-            f"config.json in {folder} has no {error.args[0]!r}, which a {family.name} model needs.",
+            f"config.json in {folder.name} has no {error.args[0]!r}, which a {family.name} model needs.",
             hint="Download or convert the model again.",
         ) from error
     except (TypeError, ValueError) as error:
         raise CheckpointIncomplete(
-            f"config.json in {folder} describes no {family.name} model: {error}.",
+            f"config.json in {folder.name} describes no {family.name} model: {error}.",
             hint="Download or convert the model again.",
         ) from error
     return Checkpoint(folder=folder, config=config, family=family, graph=graph, record=record)

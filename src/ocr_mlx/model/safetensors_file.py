@@ -105,7 +105,7 @@ def _entry(path: Path, name: str, value: Any, base: int) -> TensorHeader:
         raise _damaged(path, f"tensor {name} has no proper shape and place")
     if dtype not in _NUMPY:
         raise CheckpointIncomplete(
-            f"Tensor {name} in {path} is stored as {dtype}, which cannot be read here.",
+            f"Tensor {name} in {path.name} is stored as {dtype}, which cannot be read here.",
             hint="Take a float32, float16 or bfloat16 version of the model.",
         )
     if offsets[1] - offsets[0] != math.prod(shape) * np.dtype(_NUMPY[dtype]).itemsize:
@@ -126,4 +126,4 @@ def _read(path: Path, tensor: TensorHeader) -> mx.array:
 
 
 def _damaged(path: Path, reason: str) -> CheckpointIncomplete:
-    return CheckpointIncomplete(f"{path} is damaged: {reason}.", hint="Download or convert the model again.")
+    return CheckpointIncomplete(f"{path.name} is damaged: {reason}.", hint="Download or convert the model again.")

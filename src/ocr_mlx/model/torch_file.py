@@ -269,4 +269,4 @@ def _read(opened: TorchFile, tensor: StoredTensor, floats: mx.Dtype | None) -> m
 
 
 def _damaged(path: Path, reason: str) -> CheckpointIncomplete:
-    return CheckpointIncomplete(f"{path} is damaged: {reason}.", hint="Download the model again.")
+    return CheckpointIncomplete(f"{path.name} is damaged: {reason}.", hint="Download the model again.")

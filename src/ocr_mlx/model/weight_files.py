@@ -66,7 +66,7 @@ def _unlisted(folder: Path) -> list[str]:
     found = [name for name in found if not name.startswith(_OF_ANOTHER_LOADER)]
     if not found:
         raise CheckpointIncomplete(
-            f"There are no weights in {folder}: looked for {SINGLE}, {INDEX}, {_TORCH_SINGLE} and {_TORCH_INDEX}.",
+            f"There are no weights in {folder.name}: looked for {SINGLE}, {INDEX}, {_TORCH_SINGLE} and {_TORCH_INDEX}.",
             hint="Download the model again.",
         )
     return found

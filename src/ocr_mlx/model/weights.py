@@ -28,7 +28,7 @@ def read_weights(folder: Path, floats: mx.Dtype | None = None) -> dict[str, mx.a
         twice = weights.keys() & found.keys()
         if twice:
             raise CheckpointIncomplete(
-                f"Tensor {min(twice)} is in two files of {folder}.", hint="Remove the files of another version."
+                f"Tensor {min(twice)} is in two files of {folder.name}.", hint="Remove the files of another version."
             )
         weights |= found
     _check_index(folder, weights)
@@ -66,6 +66,6 @@ def _check_index(folder: Path, weights: dict[str, mx.array]) -> None:
     if lost:
         more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise CheckpointIncomplete(
-            f"Tensor {lost[0]} should be in {table[lost[0]]} of {folder}, but is not there{more}.",
+            f"Tensor {lost[0]} should be in {table[lost[0]]} of {folder.name}, but is not there{more}.",
             hint="Download or convert the model again.",
         )

@@ -15,8 +15,8 @@ from ocr_mlx.errors import SourceError
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.\-]*):")
 _HINT = "Give a path, or a file://, http://, https:// or data: address."
 _DEFAULT_MEDIA_TYPE = "text/plain"
-_WHITESPACE = str.maketrans("", "", string.whitespace)
-_STANDARD_ALPHABET = str.maketrans("-_", "+/")
+_WHITESPACE = string.whitespace.encode()
+_STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
 def parse_source(text: str) -> Source:
@@ -100,5 +100,5 @@ def _decode_base64(body: str) -> bytes:
     """Both alphabets, whitespace anywhere, padding optional, and percent-encoded characters."""
     if "%" in body:
         body = unquote(body, errors="replace")
-    plain = body.translate(_WHITESPACE).rstrip("=").translate(_STANDARD_ALPHABET)
-    return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    plain = body.encode("ascii").translate(_STANDARD_ALPHABET, _WHITESPACE).rstrip(b"=")
+    return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)

@@ -30,6 +30,8 @@ STATUS: Mapping[type[OcrMlxError], int] = {
     errors.ModelError: 500,
     errors.UnknownModel: 404,
     errors.UnsupportedArchitecture: 422,
+    errors.CheckpointIncomplete: 422,
+    errors.WeightMismatch: 422,
     errors.DownloadFailed: 502,
     errors.OutputExists: 409,
     errors.DecodeError: 500,

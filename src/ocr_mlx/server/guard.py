@@ -6,6 +6,7 @@ without an Origin (a top-level visit, an image) meets routes that change nothing
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -30,6 +31,8 @@ BODY_TYPES = ("application/json",)
 INSTANCE_HEADER = "X-OCR-MLX-Instance"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DRAIN_BYTES = 64 * 1024 * 1024
+_BODY_SECONDS = 60.0
+"""Longest silence in the middle of a body."""
 
 
 class RequestLog:
@@ -57,6 +60,8 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, tagged)
+        except asyncio.CancelledError:  # the server ends in the middle of this request; nobody is left to answer
+            log.info("cut off by the server's end")
         except Exception as error:  # the last door: the client gets an answer, the log a trace without content
             log.error("unexpected: %s", where(error))
             if status:
@@ -183,12 +188,13 @@ class BodySizeGuard:
         """Serve one request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        seen = 0
+        seen, more = 0, True
         too_large = f"The request is larger than {self._most} bytes. OCR_MLX_MAX_FILE_MB sets the limit."
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, more
+            message = await (asyncio.wait_for(receive(), _BODY_SECONDS) if more else receive())
+            more = message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self._most:
                 raise HTTPException(413, too_large)
@@ -199,13 +205,22 @@ class BodySizeGuard:
             if int(claimed) <= self._most + _DRAIN_BYTES:
                 await _drain(receive)
             return await answer(scope, 413, too_large)(scope, receive, send)
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        except TimeoutError:
+            await answer(scope, 408, "The rest of the request never came.")(scope, receive, send)
 
 
 async def _drain(receive: Receive) -> None:
     """Read and forget a body, so that a client that is still sending lives to see the answer."""
     while (await receive()).get("more_body", False):
         pass
+
+
+def refuse_nameless(request: Request) -> None:
+    """For POST routes with an effect: raise 403 when a browser sent the request for another site without naming it."""
+    if "origin" not in request.headers and request.headers.get("sec-fetch-site", "none") == "cross-site":
+        raise HTTPException(403, "Web pages may not do this.")
 
 
 def refuse_cross_site(request: Request) -> None:

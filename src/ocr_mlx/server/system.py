@@ -10,7 +10,7 @@ from starlette.background import BackgroundTask
 
 from ocr_mlx import __version__
 from ocr_mlx.server.deps import Context, ServerContext
-from ocr_mlx.server.guard import refuse_cross_site
+from ocr_mlx.server.guard import refuse_cross_site, refuse_nameless
 
 router = APIRouter()
 HEALTHY = "OK!!!"
@@ -34,7 +34,13 @@ async def health(request: Request, context: Context) -> Response:
 
 @router.get("/livez", tags=["health"], response_class=PlainTextResponse)
 async def livez() -> Response:
-    """The process answers. Nothing can make this wait."""
+    """The process answers, whatever the engine does."""
+    return PlainTextResponse("ok", headers=NO_CACHE)
+
+
+@router.get("/v1/health", tags=["health"], response_class=PlainTextResponse)
+async def v1_health() -> Response:
+    """The same, where other servers have it."""
     return PlainTextResponse("ok", headers=NO_CACHE)
 
 
@@ -51,7 +57,7 @@ async def shutdown(context: Context) -> Response:
     return _shut_down(context)
 
 
-@router.post("/shutdown", tags=["shutdown"], response_class=PlainTextResponse)
+@router.post("/shutdown", tags=["shutdown"], response_class=PlainTextResponse, dependencies=[Depends(refuse_nameless)])
 async def shutdown_post(context: Context) -> Response:
     """End the server: running work may finish for a while."""
     return _shut_down(context)

@@ -12,13 +12,15 @@ from ocr_mlx.server.ocr.schemas import OCRRequest
 
 FORMS = ("file:", "http:", "https:", "data:")
 _LISTED = 200
+_HEAD = 256
+"""Characters to look at for the address's form: a data URI may be a hundred million long."""
 
 
 def to_request(body: OCRRequest) -> OcrRequest:
     """The engine's request. Decodes a data URI, so call it off the event loop. Raises SourceError."""
-    if not body.filename.strip():
+    if not body.filename or body.filename.isspace():
         raise SourceError("`filename` is empty.", hint="Give a file://, http(s):// or data: address.")
-    if not body.filename.lstrip().lower().startswith(FORMS):
+    if not body.filename[:_HEAD].lstrip().lower().startswith(FORMS):
         raise SourceError("`filename` is no address.", hint="Give a file://, http(s):// or data: address.")
     return OcrRequest(
         source=parse_source(body.filename),

@@ -39,7 +39,7 @@ class OCRRequest(BaseModel):
     mode: str = Field(default="", description="One of the model's presets.", max_length=200)
     prompt: str = Field(default="", description="What to ask, for models that take a prompt.", max_length=20_000)
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        default=None, description="Most tokens per page."
+        default=None, description="Most tokens per page; per line where the model reads line by line."
     )
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         default=None, description="Sample among this many tokens; 0 is off."

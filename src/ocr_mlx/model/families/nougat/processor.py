@@ -136,4 +136,4 @@ def _read_settings(folder: Path) -> Mapping[str, Any]:
     nested = read_json(joint).get("image_processor") if joint.is_file() else None
     if isinstance(nested, Mapping):
         return nested
-    raise CheckpointIncomplete(f"preprocessor_config.json is missing in {folder}.", hint=_AGAIN)
+    raise CheckpointIncomplete(f"preprocessor_config.json is missing in {folder.name}.", hint=_AGAIN)

@@ -22,11 +22,11 @@ def read_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise CheckpointIncomplete(f"tokenizer.json is missing in {folder}.", hint=_AGAIN)
+        raise CheckpointIncomplete(f"tokenizer.json is missing in {folder.name}.", hint=_AGAIN)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise CheckpointIncomplete(f"{path} is no tokenizer: {error}.", hint=_AGAIN) from error
+        raise CheckpointIncomplete(f"{path.name} is no tokenizer: {error}.", hint=_AGAIN) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
