@@ -56,11 +56,13 @@ def read(
 
     `model` is an alias, a hub id or a folder (None: the configured default); `pages` is text such as `1-3,7` (None:
     all). The model stays in memory for `keep_alive` seconds. Safe to call from several threads.
-    Raises a subclass of `ocr_mlx.errors.OcrMlxError` when nothing can be read; a single bad page is a page of the
+    Raises `ocr_mlx.errors.InvalidOption` for an argument of the wrong kind, and another subclass of
+    `ocr_mlx.errors.OcrMlxError` when nothing can be read; a single bad page is a page of the
     result with the status `failed`.
     """
     from ocr_mlx.domain import OcrRequest, Prompt
 
+    _check_texts(model=model, pages=pages, mode=mode, prompt=prompt, password=password)
     request = OcrRequest(
         source=_source(source),
         model=model or "",
@@ -94,11 +96,28 @@ def load(ref: str | Path, dtype: str | None = None) -> LoadedModel:
 
 def _source(source: str | bytes | Path) -> Source:
     from ocr_mlx.domain import FilePath, Upload
+    from ocr_mlx.errors import InvalidOption
     from ocr_mlx.pages.source import parse_source
 
-    if isinstance(source, bytes):
-        return Upload(data=source)
-    return FilePath(path=source) if isinstance(source, Path) else parse_source(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return Upload(data=bytes(source))
+    if isinstance(source, Path):
+        return FilePath(path=source)
+    if not isinstance(source, str):
+        raise InvalidOption(
+            f"A source cannot be of the type {type(source).__name__}.",
+            hint="Give a path or an address as text, a pathlib.Path, or the bytes of an image or PDF.",
+        )
+    return parse_source(source)
+
+
+def _check_texts(**given: str | None) -> None:
+    from ocr_mlx.errors import InvalidOption
+
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str):
+            hint = "It is text such as '3' or '1-3,7'." if name == "pages" else "It is text."
+            raise InvalidOption(f"{name} cannot be of the type {type(value).__name__}.", hint=hint)
 
 
 def _overrides(decode: DecodeOptions) -> DecodeOverrides:

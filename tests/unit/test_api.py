@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,6 +71,26 @@ def test_read_passes_options(service: FakeService) -> None:
     assert (request.model, request.page_range, request.padding, request.dpi) == ("builtin", "1-2", 3, 100)
     assert (request.overrides.temperature, request.overrides.seed, request.prompt.mode) == (0.5, None, "m")
     assert request.password == "p"
+
+
+@pytest.mark.parametrize("data", [bytearray(b"x"), memoryview(b"x")])
+def test_read_takes_what_is_like_bytes(service: FakeService, data: bytes) -> None:
+    ocr_mlx.read(data)
+    assert service.requests[0].source == Upload(data=b"x")
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a.png"]])
+def test_read_says_what_a_source_is(service: FakeService, source: Any) -> None:
+    with pytest.raises(InvalidOption, match=rf"type {type(source).__name__}\. Give a path"):
+        ocr_mlx.read(source)
+    assert not service.requests
+
+
+@pytest.mark.parametrize("option", [{"pages": 3}, {"model": Path("m")}, {"mode": 1}, {"prompt": b"p"}, {"password": 1}])
+def test_read_says_which_argument_is_no_text(service: FakeService, option: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOption, match=f"{next(iter(option))} cannot be .* It is text"):
+        ocr_mlx.read("a.png", **option)
+    assert not service.requests
 
 
 def test_read_refuses_what_it_does_not_know(service: FakeService) -> None:

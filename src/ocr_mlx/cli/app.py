@@ -12,30 +12,66 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ocr_mlx import __version__
+from ocr_mlx.cli import console
 from ocr_mlx.cli.progress import reporter
 from ocr_mlx.cli.read import Exit, Reader, ReadOptions, read
 from ocr_mlx.domain import UNSET, DecodeOverrides, OcrRequest, Prompt, Upload
 from ocr_mlx.errors import InvalidOption, ModelError, OcrMlxError
 from ocr_mlx.settings import InvalidSetting, Settings
 
-EPILOG = "Without a command, ocr_mlx serves. Exit status: 0 all good, 1 some failed, 2 usage, 3 no model, 130 Ctrl-C."
+_STATUSES = "Exit status: 0 all good, 1 some failed, 2 usage, 3 no model, 130 Ctrl-C."
+EPILOG = (
+    "Without a command, ocr_mlx serves. The earlier form works too: ocr_mlx --input PAGE [--output FILE] "
+    "[--model NAME] [--temperature T] [--top-p P] [--repetition-penalty R]. " + _STATUSES
+)
 _READ_EPILOG = (
-    "Exit status: 0 everything was read, 1 a page or document failed (with --strict: or is not whole), 2 wrong usage, "
-    "3 the model cannot be had, 130 Ctrl-C. After Ctrl-C, pages that are done are still printed; files are only ever "
-    "written whole."
+    "Exit status: 0 every page gave text or is blank (a page that was cut off or repeated itself gave text: --strict "
+    "counts it as failed), 1 a page or document failed, 2 wrong usage, 3 the model cannot be had, 130 Ctrl-C. "
+    "After Ctrl-C, pages that are done are still printed; files are only ever written whole."
+)
+_CONTRACT_EPILOG = (
+    "The other commands: read, serve, convert, models, doctor; `ocr_mlx --help` tells of them. "
+    "File and stdout both get the text. " + _STATUSES
 )
 _CONTRACT = ("--input", "--output", "--model", "--temperature", "--top-p", "--repetition-penalty")
 
+_HELP = {"help_option_names": ["--help", "-h"]}
+
 app = typer.Typer(
     name="ocr_mlx",
+    context_settings=_HELP,
     no_args_is_help=True,
     add_completion=False,
     epilog=EPILOG,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+contract = typer.Typer(
+    name="ocr_mlx",
+    context_settings=_HELP,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+class Shown(TyperCommand):
+    """A command whose help names its arguments as people write them: `INPUT...`."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Typer's pieces without its braces."""
+        return [piece.translate(_NO_BRACES) for piece in super().collect_usage_pieces(ctx)]
+
+    def get_help(self, ctx: Any) -> str:
+        """Typer's help; the type of a list goes, and what follows stays in its column."""
+        return super().get_help(ctx).replace("INPUT <list[str]>", "INPUT...".ljust(len("INPUT <list[str]>")))
+
+
+_NO_BRACES = str.maketrans("", "", "{}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +92,21 @@ def build_reader(settings: Settings) -> Reader:
 
 def main(argv: Sequence[str], tools: Tools | None = None) -> None:
     """Run a command; always ends in SystemExit with its status."""
-    warnings.filterwarnings("ignore", module="PIL")  # what a picture does wrong is told with its page
     arguments = _dashes(argv)
-    if arguments and arguments[0].split("=")[0] in _CONTRACT:
-        arguments.insert(0, "read-input")
-    app(arguments, obj=tools or Tools(settings=Settings.from_env, build=build_reader), prog_name="ocr_mlx")
+    earlier = bool(arguments) and arguments[0].split("=")[0] in _CONTRACT
+    _start(contract if earlier else app, arguments, tools, "ocr_mlx")
+
+
+def module_main(argv: Sequence[str], tools: Tools | None = None) -> None:
+    """`main` for `python -m ocr_mlx.cli`, whose own form is `--input PAGE`; help and usage are about that."""
+    arguments = _dashes(argv)
+    earlier = not arguments or arguments[0].split("=")[0] in (*_CONTRACT, "-h", "--help")
+    _start(contract if earlier else app, arguments, tools, "python -m ocr_mlx.cli")
+
+
+def _start(wanted: typer.Typer, arguments: Sequence[str], tools: Tools | None, name: str) -> None:
+    warnings.filterwarnings("ignore", module="PIL")  # what a picture does wrong is told with its page
+    wanted(arguments, obj=tools or Tools(settings=Settings.from_env, build=build_reader), prog_name=name)
 
 
 def _dashes(argv: Sequence[str]) -> list[str]:
@@ -94,7 +140,8 @@ def _fail(error: OcrMlxError, status: Exit) -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"ocr_mlx {__version__}")
+        with told():
+            console.say(f"ocr_mlx {__version__}")
         raise typer.Exit
 
 
@@ -114,14 +161,12 @@ Penalty = Annotated[float | None, typer.Option(min=1.0, help="Weakens tokens tha
 Format = Annotated[str, typer.Option("--format", "-f", help="txt, md or json; without it the output's ending decides.")]
 
 
-@app.command("read", epilog=_READ_EPILOG)
+@app.command("read", cls=Shown, epilog=_READ_EPILOG)
 def read_command(
     context: typer.Context,
     inputs: Annotated[
         list[str],
-        typer.Argument(
-            metavar="INPUT...", help="Files, patterns, http(s)://, file:// or data: addresses, - for stdin."
-        ),
+        typer.Argument(metavar="INPUT", help="Files, patterns, http(s)://, file:// or data: addresses, - for stdin."),
     ],
     model: Model = "",
     output: Annotated[
@@ -171,7 +216,7 @@ def read_command(
     _read(context.obj, inputs, options, quiet)
 
 
-@app.command("read-input", hidden=True)
+@contract.command(epilog=_CONTRACT_EPILOG)
 def read_input(
     context: typer.Context,
     input: Annotated[str, typer.Option("--input", help="File, http(s)://, file:// or data: address.")],
@@ -181,7 +226,7 @@ def read_input(
     top_p: TopP = None,
     repetition_penalty: Penalty = None,
 ) -> None:
-    """Read one document: the options of the earlier command line."""
+    """Read one document, and print its text."""
     request = OcrRequest(
         source=Upload(data=b""),
         model=model,
@@ -231,12 +276,18 @@ def serve_command(context: typer.Context) -> None:
     raise typer.Exit(serve(context.args))
 
 
-@app.command("convert", epilog="Exit status: 0 done, 2 wrong usage, 3 the checkpoint cannot be had, read or written.")
+@app.command(
+    "convert",
+    cls=Shown,
+    epilog="Exit status: 0 done, 2 wrong usage, 3 the checkpoint cannot be had, read or written.",
+)
 def convert_command(
     context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="SRC", help="Hub id, alias or folder of a checkpoint.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the converted model.")],
-    bits: Annotated[int | None, typer.Option(help="4 or 8; without it the layers are not quantized.")] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="2, 3, 4, 5, 6 or 8; without it the layers are not quantized.")
+    ] = None,
     group_size: Annotated[int, typer.Option(help="Weights that share a scale: 32, 64 or 128.")] = 64,
     mixed: Annotated[bool, typer.Option("--mixed", help="Let the layers that suffer most keep more bits.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; without it as stored.")] = None,
@@ -248,7 +299,8 @@ def convert_command(
     options = ConvertOptions(source=source, out=out, bits=bits, group_size=group_size, mixed=mixed, dtype=dtype)
     with told(), reporter(quiet) as seen:
         done = convert(context.obj.settings(), options, seen)
-    typer.echo(done)
+    with told():
+        console.say(done)
 
 
 @app.command("models")
@@ -256,27 +308,29 @@ def models_command(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON array.")] = False,
 ) -> None:
-    """List the model families, their checkpoints and short names, and what is on this machine."""
+    """List models, their short names, and what is on this disk."""
     from ocr_mlx.cli.models import entries, table
 
     with told():
         settings = context.obj.settings()
         found = entries(settings)
-    if as_json:
-        typer.echo(json.dumps([entry.record() for entry in found], indent=2))
-        return
-    for line in table(found, settings.model):
-        typer.echo(line)
+        if as_json:
+            console.say(json.dumps([entry.record() for entry in found], indent=2))
+        else:
+            console.say("\n".join(table(found, settings.model)))
 
 
 @app.command("doctor")
 def doctor_command(context: typer.Context) -> None:
-    """Check this machine: versions, device, BLAS, memory, models; then read a self-test page."""
+    """Check this machine, then read a self-test page.
+
+    Versions, device, BLAS, memory, models, and servers that run.
+    """
     from ocr_mlx.cli.doctor import examine
 
     with told():
         settings = context.obj.settings()
-        good = examine(settings, context.obj.build, typer.echo)
+        good = examine(settings, context.obj.build, console.say)
     raise typer.Exit(Exit.OK if good else Exit.SOME_FAILED)
 
 

@@ -24,14 +24,16 @@ class ConvertOptions:
 
 
 def convert(settings: Settings, options: ConvertOptions, reporter: Reporter) -> str:
-    """Fetch what is missing, convert, and say what came out. Raises ModelError and its kinds."""
+    """Fetch what is missing, convert, and say what came out. Raises InvalidOption, and ModelError and its kinds."""
     from ocr_mlx.utils.blas import load_blas
 
     load_blas(settings.blas)
     from ocr_mlx.model import hub
     from ocr_mlx.quantize.convert import convert as run
+    from ocr_mlx.quantize.recipe import check_options
     from ocr_mlx.quantize.save import check_free
 
+    check_options(bits=options.bits, group_size=options.group_size, mixed=options.mixed, dtype=options.dtype)
     check_free(options.out.expanduser())
     started = time.monotonic()
     found = hub.find(

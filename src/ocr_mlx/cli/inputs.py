@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
-import sys
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from ocr_mlx.cli import console
 from ocr_mlx.domain import Source, Upload
 from ocr_mlx.errors import SourceNotFound
 from ocr_mlx.pages.source import parse_source
@@ -21,24 +22,27 @@ _LABEL = 100
 def expand(words: Iterable[str]) -> list[str]:
     """Put the files that match a pattern in its place, sorted; for shells that do not. A file of that very name wins.
 
-    Raises SourceNotFound for a pattern that matches nothing.
+    A pattern that matches nothing stays: `source` refuses it, and only it.
     """
     found: list[str] = []
     for word in words:
-        if _is_address(word) or not glob.has_magic(word) or Path(word).exists():
+        if not _is_pattern(word):
             found.append(word)
             continue
-        matches = sorted(match for match in glob.glob(word, recursive=True) if Path(match).is_file())
-        if not matches:
-            raise SourceNotFound(f"No file matches {word}.", hint="Check the pattern.")
-        found += matches
+        found += sorted(match for match in glob.glob(word, recursive=True) if Path(match).is_file()) or [word]
     return found
+
+
+def _is_pattern(word: str) -> bool:
+    return not _is_address(word) and glob.has_magic(word) and not os.path.exists(word)
 
 
 def source(word: str) -> Source:
     """The source that a word names; `-` is everything on standard input. Raises SourceError."""
     if word == STDIN:
-        return Upload(data=sys.stdin.buffer.read(), name="standard input")
+        return Upload(data=console.read(), name="standard input")
+    if _is_pattern(word):
+        raise SourceNotFound(f"No file matches {label(word)}.", hint="Check the pattern.")
     return parse_source(word)
 
 

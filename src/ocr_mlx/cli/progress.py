@@ -44,8 +44,9 @@ class Plain:
 
     def note(self, message: str) -> None:
         """One line on stderr."""
-        sys.stderr.write(message + "\n")
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            sys.stderr.write(message + "\n")
+            sys.stderr.flush()
 
     def aside(self) -> Callable[[], None]:
         """Nothing to clear."""
@@ -141,7 +142,7 @@ def _licence(event: Event) -> str:
 @contextmanager
 def reporter(quiet: bool) -> Iterator[Reporter]:
     """Bars where stderr is a terminal and nobody asked for silence, notes elsewhere."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield Plain()
         return
     terminal = Terminal()

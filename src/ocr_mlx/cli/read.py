@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,10 +10,10 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
-from ocr_mlx.cli import files, inputs
+from ocr_mlx.cli import console, files, inputs
 from ocr_mlx.cli.progress import Reporter
-from ocr_mlx.domain import Event, ModelProgress, OcrRequest, OcrResult, OnEvent, PageResult, PageStatus
-from ocr_mlx.errors import Cancelled, InvalidOption, ModelError, OcrMlxError
+from ocr_mlx.domain import Event, ModelProgress, OcrRequest, OcrResult, OnEvent, PageResult, PageStatus, Source
+from ocr_mlx.errors import Cancelled, InvalidOption, ModelError, OcrMlxError, PdfLocked, SourceError
 from ocr_mlx.outputs.formats import FORMATS, to_json_line
 
 AT_ONCE = 8
@@ -72,16 +71,17 @@ def read(words: Sequence[str], options: ReadOptions, reader: Reader, reporter: R
     """Read every input; the exit status. Results come out in the order of the inputs.
 
     Ctrl-C stops the model within a step: what is finished is still printed to stdout, files are only written whole.
-    Raises InvalidOption before anything is read.
+    Raises InvalidOption, and OcrMlxError where the output cannot be written, mostly before anything is read.
     """
     sink = _Sink(words, options, reporter)
     cancel = threading.Event()
-    # Read on this thread: Ctrl-C cannot reach another one that waits for input.
-    piped = inputs.source(inputs.STDIN) if inputs.STDIN in words else None
+    piped = _piped(words)
     pool = ThreadPoolExecutor(min(AT_ONCE, len(words)), thread_name_prefix="read")
 
     def one(word: str) -> OcrResult:
-        source = piped if piped is not None and word == inputs.STDIN else inputs.source(word)
+        source = piped if word == inputs.STDIN else inputs.source(word)
+        if source is None or isinstance(source, SourceError):
+            raise source or SourceError("Standard input was not read.")
         return reader.run(replace(options.request, source=source), told, cancel)
 
     def told(event: Event) -> None:
@@ -89,8 +89,10 @@ def read(words: Sequence[str], options: ReadOptions, reader: Reader, reporter: R
             raise Cancelled("Interrupted while the model was fetched.")  # ends a download; it goes on the next time
         reporter.event(event)
 
-    work = [pool.submit(one, word) for word in words]
+    work: list[Future[OcrResult]] = []
     try:
+        for word in words:
+            work.append(pool.submit(one, word))
         return _collect(work, sink)
     except KeyboardInterrupt:
         cancel.set()
@@ -102,15 +104,25 @@ def read(words: Sequence[str], options: ReadOptions, reader: Reader, reporter: R
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _piped(words: Sequence[str]) -> Source | SourceError | None:
+    """Standard input, where it is asked for. Read on this thread: Ctrl-C cannot reach another one that waits for it."""
+    try:
+        return inputs.source(inputs.STDIN) if inputs.STDIN in words else None
+    except SourceError as error:
+        return error
+
+
 def _collect(work: Sequence[Future[OcrResult]], sink: _Sink) -> int:
     """Take the results in order. A model that cannot be had, or a wrong option, ends it: the rest would fail alike."""
     status = Exit.OK
     for index, future in enumerate(work):
         try:
             whole = sink.take(index, future.result())
+        except console.NoOutput:
+            raise
         except OcrMlxError as error:
             whole = False
-            sink.complain(index, str(error))
+            sink.complain(index, error)
             if isinstance(error, ModelError):
                 return Exit.NO_MODEL
             if isinstance(error, InvalidOption):
@@ -131,6 +143,11 @@ class _Sink:
         self._many = len(words) > 1
         self._taken = 0
         self._printed = False
+        for path in self._paths:
+            if path is not None:
+                files.check(path)
+        if options.echo or options.output is None:
+            console.check_output()
 
     def take(self, index: int, result: OcrResult) -> bool:
         """Print or write one document; whether all of it was read. Raises OcrMlxError when a file cannot be written."""
@@ -144,9 +161,11 @@ class _Sink:
             self._print(result)
         return all(_fine(page, self._options.strict) for page in result.pages)
 
-    def complain(self, index: int, message: str) -> None:
+    def complain(self, index: int, error: OcrMlxError) -> None:
         """Say on stderr what is wrong with an input."""
         self._taken = index + 1
+        asked = isinstance(error, PdfLocked) and self._options.request.password is None
+        message = f"{error.message} Give it with --password." if asked else str(error)
         self._reporter.note(f"{self._labels[index]}: {message}")
 
     def rescue(self, work: Sequence[Future[OcrResult]]) -> None:
@@ -158,10 +177,10 @@ class _Sink:
                 result = work[index].result(timeout=_PATIENCE)
             except (OcrMlxError, TimeoutError):
                 continue
-            if self._paths[index] is None and any(page.text for page in result.pages):
-                self._print(result)
-            done = sum(page.status is not PageStatus.CANCELLED for page in result.pages)
-            self._reporter.note(f"{self._labels[index]}: interrupted after {done} of {len(result.pages)} pages.")
+            done = tuple(page for page in result.pages if page.status is not PageStatus.CANCELLED)
+            if self._paths[index] is None and done:
+                self._print(replace(result, pages=done))
+            self._reporter.note(f"{self._labels[index]}: interrupted after {len(done)} of {len(result.pages)} pages.")
 
     def _remark(self, index: int, page: PageResult) -> None:
         reason = page.error.message if page.error else _REASONS.get(page.status)
@@ -176,8 +195,7 @@ class _Sink:
         go_on = self._reporter.aside()
         try:
             separator = "\n" if self._printed and not lines else ""
-            sys.stdout.buffer.write((separator + text).encode("utf-8", "replace"))
-            sys.stdout.buffer.flush()
+            console.write(separator + text)
         finally:
             go_on()
         self._printed = True

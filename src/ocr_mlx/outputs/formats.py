@@ -1,4 +1,8 @@
-"""A result as text, Markdown or JSON. The JSON form is stable: keys are added, never renamed or removed."""
+"""A result as text, Markdown or JSON.
+
+The JSON form is stable: keys are added, never renamed or removed. A page has `blocks` only where the model grounds;
+its token ids are in the Python result alone.
+"""
 
 from __future__ import annotations
 
@@ -52,17 +56,16 @@ def to_record(result: OcrResult) -> dict[str, Any]:
 
 
 def _page(page: PageResult) -> dict[str, Any]:
+    blocks = [
+        {"label": b.label, "text": b.text, "box": list(b.box), "normalized": list(b.normalized)} for b in page.blocks
+    ]
     return {
         "index": page.index,
         "status": page.status.value,
         "text": page.text,
         "raw_text": page.raw_text,
-        "blocks": [
-            {"label": b.label, "text": b.text, "box": list(b.box), "normalized": list(b.normalized)}
-            for b in page.blocks
-        ],
+        **({"blocks": blocks} if blocks else {}),
         "confidence": page.confidence,
-        "token_ids": list(page.token_ids),
         "tokens": {"prompt": page.prompt_tokens, "generated": page.generated_tokens},
         "finish": page.finish.value,
         "effective_size": list(page.effective_size) if page.effective_size else None,

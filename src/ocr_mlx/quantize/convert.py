@@ -14,7 +14,7 @@ from ocr_mlx.model.folder import CONFIG, member
 from ocr_mlx.model.load import Checkpoint, check_fit, floats_of, open_checkpoint, read_sanitized
 from ocr_mlx.model.quantized import Packings, make_room, pack
 from ocr_mlx.model.weight_files import is_weight_file
-from ocr_mlx.quantize.recipe import choose, record
+from ocr_mlx.quantize.recipe import check_options, choose, record
 from ocr_mlx.quantize.save import OnProgress, check_free, new_folder, save_tensors, write_json
 
 
@@ -32,16 +32,15 @@ def convert(
 
     `bits` None packs nothing; `mixed` lets the family give some layers more bits; `dtype` as in `load_model`, None
     keeps the stored type. Loading the result gives exactly what packing in memory gives.
-    Raises OutputExists, and ModelError and its kinds; whatever happens, no half-written folder stays.
+    Raises InvalidOption, OutputExists, and ModelError and its kinds; whatever happens, no half-written folder stays.
     """
+    check_options(bits=bits, group_size=group_size, mixed=mixed, dtype=dtype)
     out = Path(out).expanduser()
     check_free(out)
     floats = floats_of(dtype)
     checkpoint = open_checkpoint(source.path)
     if checkpoint.record is not None:
         raise ModelError(f"{source.id} is quantized already.", hint="Convert the original checkpoint.")
-    if mixed and bits is None:
-        raise ModelError("`mixed` says how to quantize, but no bits are given.", hint="Add --bits 4 or --bits 8.")
     quantization = None if bits is None else Quantization(bits=bits, group_size=group_size)
     packings: Packings = {} if quantization is None else choose(checkpoint, quantization, mixed)
     tensors = pack(read_sanitized(checkpoint, floats), packings)

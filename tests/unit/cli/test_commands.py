@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from ocr_mlx import __main__ as program
+from ocr_mlx.cli import __main__ as module
 from ocr_mlx.cli import doctor, progress
-from ocr_mlx.cli.app import Tools, main
+from ocr_mlx.cli.app import Tools, main, module_main
 from ocr_mlx.cli.models import Entry, entries, table
 from ocr_mlx.domain import (
     DocumentStarted,
@@ -89,6 +90,26 @@ def test_convert_looks_at_the_output_before_it_downloads(
     (tmp_path / "mine.txt").touch()
     assert call("convert", "org/m", "--out", str(tmp_path)) == 3
     assert "exists already" in capsys.readouterr().err and not converted
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--bits", "0"), "2, 3, 4, 5, 6, 8"),
+        (("--bits", "4", "--group-size", "48"), "32, 64, 128"),
+        (("--dtype", "int8"), "float16"),
+        (("--mixed",), "--bits"),
+    ],
+)
+def test_convert_with_an_option_no_model_has_is_2_before_anything_else(
+    converted: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    said: str,
+) -> None:
+    assert call("convert", "org/m", "--out", str(tmp_path / "out"), *options) == 2
+    assert said in capsys.readouterr().err and not converted
 
 
 def test_convert_without_out_is_2() -> None:
@@ -256,6 +277,64 @@ def test_everything_else_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: p
     with pytest.raises(SystemExit):
         program.main()
     assert capsys.readouterr().out.startswith("ocr_mlx ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["serve"], ["read", "a.png"]])
+def test_ctrl_c_at_any_time_is_130_and_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    def interrupted(_argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["ocr_mlx", *arguments])
+    monkeypatch.setattr("ocr_mlx.endpoint.main", interrupted)
+    monkeypatch.setattr("ocr_mlx.cli.app.main", interrupted)
+    monkeypatch.setattr("ocr_mlx.cli.app.module_main", interrupted)
+    for start in (program.main, module.main):
+        with pytest.raises(SystemExit) as ended:
+            start()
+        assert ended.value.code == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("command", [(), ("read",), ("convert",), ("models",), ("doctor",)])
+def test_h_is_help_and_nothing_is_cut(capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
+    assert call(*command, "-h") == 0
+    said = capsys.readouterr().out
+    assert "-h, --help" in said
+    assert not any(line.endswith("...") for line in said.splitlines() if not line.startswith("Usage"))
+    assert "{" not in said and "list[" not in said
+
+
+def test_the_modules_help_is_about_the_earlier_form(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        module_main(["--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    for word in ("--input", "--output", "--model", "--temperature", "--top-p", "--repetition-penalty", "models"):
+        assert word in said
+
+
+@pytest.mark.parametrize("arguments", [(), ("--input", "a", "--nonsense"), ("--model", "m")])
+def test_usage_errors_name_no_hidden_command(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        module_main(arguments)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "python -m ocr_mlx.cli [OPTIONS]" in said and "read-input" not in said
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("models",), ("models", "--json"), ("doctor",)])
+def test_a_full_disk_behind_stdout_is_one_line_and_1(
+    two_here: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert call(*arguments, settings=Settings(state_dir=tmp_path)) == 1
+    assert capsys.readouterr().err == "ocr_mlx: Standard output cannot be written: No space left on device.\n"
 
 
 def test_serve_is_a_command_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from ocr_mlx.cli.app import Tools, main
-from ocr_mlx.cli.inputs import expand, label, output_names
 from ocr_mlx.domain import (
     UNSET,
     FilePath,
@@ -26,7 +25,7 @@ from ocr_mlx.domain import (
     PageStatus,
     Upload,
 )
-from ocr_mlx.errors import Cancelled, DownloadFailed, InvalidOption, SourceNotFound
+from ocr_mlx.errors import Cancelled, DownloadFailed, InvalidOption, PdfLocked, SourceNotFound
 from ocr_mlx.settings import Settings
 from tests.wire.fakes import FakeService, page, result
 
@@ -118,14 +117,20 @@ def test_patterns(run: Run, tmp_path: Path) -> None:
     for name in ("b.png", "a.png", "c.txt"):
         (tmp_path / name).touch()
     assert run("read", str(tmp_path / "*.png"))[1] == "text of a.png\n\ntext of b.png\n"
-    status, out, err = run("read", str(tmp_path / "*.pdf"))
-    assert (status, out) == (1, "") and "No file matches" in err
 
 
-def test_a_file_that_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
-    odd = tmp_path / "page[1].png"
-    odd.touch()
-    assert expand([str(odd), "-", "https://a/?b=*"]) == [str(odd), "-", "https://a/?b=*"]
+def test_names_that_are_too_long_are_refused_like_others(run: Run, tmp_path: Path) -> None:
+    long = "[x]" * 200
+    status, _, err = run("read", long, "-q")
+    assert status == 1 and "No file matches" in err
+    status, _, err = run("read", "a.png", "-o", str(tmp_path / f"{long}.txt"))
+    assert status == 1 and "cannot be written: File name too long" in err
+
+
+def test_a_pattern_without_a_match_fails_alone(run: Run, tmp_path: Path) -> None:
+    status, out, err = run("read", str(tmp_path / "*.pdf"), "a.png")
+    assert (status, out) == (1, "text of a.png\n")
+    assert err == f"{tmp_path / '*.pdf'}: No file matches {tmp_path / '*.pdf'}. Check the pattern.\n"
 
 
 def failing(*bad: str) -> Callable[[OcrRequest, threading.Event], OcrResult]:
@@ -216,6 +221,14 @@ def test_a_file_for_many_is_refused_before_anything_is_read(run: Run, service: F
     assert (tmp_path / "out").read_text() == "mine"
 
 
+def test_a_name_with_a_texts_ending_is_no_folder(run: Run, service: FakeService, tmp_path: Path) -> None:
+    status, _, err = run("read", "a.png", "b.png", "-o", str(tmp_path / "single.txt"))
+    assert status == 2 and "Name a folder" in err and not service.requests
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "single.txt").mkdir()
+    assert run("read", "a.png", "b.png", "-o", str(tmp_path / "single.txt"))[0] == 0
+
+
 def test_an_old_output_stays_when_nothing_was_read(run: Run, service: FakeService, tmp_path: Path) -> None:
     target = tmp_path / "out.txt"
     target.write_text("old")
@@ -225,31 +238,17 @@ def test_an_old_output_stays_when_nothing_was_read(run: Run, service: FakeServic
     assert target.read_text() == "old"
 
 
-def test_an_output_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(
+    run: Run, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     status, _, err = run("read", "a.png", "-o", str(tmp_path / "file" / "out.txt"))
-    assert status == 1 and "cannot be written" in err
-
-
-@pytest.mark.parametrize(
-    ("words", "names"),
-    [
-        (["a.png", "b.pdf"], ["a.txt", "b.txt"]),
-        (["a.png", "a.pdf"], ["a.png.txt", "a.pdf.txt"]),
-        (["x/a.png", "y/a.png"], ["a.png.txt", "a.png-2.txt"]),
-        (["A.png", "a.jpg"], ["A.png.txt", "a.jpg.txt"]),
-        (["-", "data:image/png;base64,x"], ["stdin.txt", "data.txt"]),
-        (["https://h/p/page%201.png?q=1", "https://host/"], ["page 1.txt", "host.txt"]),
-        (["file:///a/b.png"], ["b.txt"]),
-    ],
-)
-def test_names_of_outputs(words: list[str], names: list[str]) -> None:
-    assert output_names(words, "txt") == names
-
-
-def test_labels_are_short_and_hold_no_document() -> None:
-    assert label("data:image/png;base64,secret") == "data URI"
-    assert len(label("x" * 1000)) < 110
+    assert status == 1 and f"{tmp_path / 'file'} is not a folder" in err
+    monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != tmp_path)
+    for name in ("out.txt", "new/out.txt", "file"):
+        status, _, err = run("read", "a.png", "-o", str(tmp_path / name))
+        assert status == 1 and "cannot be written" in err
+    assert not service.requests and [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def interrupt() -> None:
@@ -258,7 +257,7 @@ def interrupt() -> None:
 
 def test_ctrl_c_prints_what_is_done_and_ends_with_130(run: Run, service: FakeService) -> None:
     def behave(_request: OcrRequest, cancel: threading.Event) -> OcrResult:
-        threading.Timer(0.05, interrupt).start()
+        threading.Timer(0.15, interrupt).start()
         assert cancel.wait(10)
         return result(page(0, "done"), page(1, "", PageStatus.CANCELLED))
 
@@ -268,12 +267,24 @@ def test_ctrl_c_prints_what_is_done_and_ends_with_130(run: Run, service: FakeSer
     assert err == "a.pdf: interrupted after 1 of 2 pages.\n" and service.closed
 
 
+@pytest.mark.parametrize("form", ["txt", "md", "json"])
+def test_ctrl_c_prints_no_half_page(run: Run, service: FakeService, form: str) -> None:
+    def behave(_request: OcrRequest, cancel: threading.Event) -> OcrResult:
+        threading.Timer(0.15, interrupt).start()
+        assert cancel.wait(10)
+        return result(page(0, "done"), page(1, "half a wo", PageStatus.CANCELLED))
+
+    service.behave = behave
+    status, out, err = run("read", "a.pdf", "-f", form)
+    assert status == 130 and "done" in out and "half" not in out and "1 of 2 pages" in err
+
+
 def test_ctrl_c_ends_a_download(run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
 
     def download(_request: OcrRequest, on_event: OnEvent, cancel: threading.Event) -> OcrResult:
         on_event(ModelProgress(model="m", stage="downloading", done=1, total=2))
-        threading.Timer(0.05, interrupt).start()
+        threading.Timer(0.15, interrupt).start()
         assert cancel.wait(10)
         try:
             on_event(ModelProgress(model="m", stage="downloading", done=2, total=2))
@@ -284,12 +295,12 @@ def test_ctrl_c_ends_a_download(run: Run, service: FakeService, monkeypatch: pyt
 
     monkeypatch.setattr(service, "run", download)
     assert run("read", "a.pdf")[:2] == (130, "")
-    assert ended.is_set()
+    assert ended.wait(10)
 
 
 def test_ctrl_c_leaves_no_half_file(run: Run, service: FakeService, tmp_path: Path) -> None:
     def behave(_request: OcrRequest, cancel: threading.Event) -> OcrResult:
-        threading.Timer(0.05, interrupt).start()
+        threading.Timer(0.15, interrupt).start()
         assert cancel.wait(10)
         return result(page(0, "done"), page(1, "", PageStatus.CANCELLED))
 
@@ -322,6 +333,44 @@ def test_a_bad_setting_is_2(service: FakeService, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as ended:
         main(["read", "a.png"], tools)
     assert ended.value.code == 2 and "OCR_MLX_QUEUE" in capsys.readouterr().err
+
+
+def test_a_locked_pdf_says_which_option_opens_it(run: Run, service: FakeService) -> None:
+    def behave(_request: OcrRequest, _cancel: threading.Event) -> OcrResult:
+        raise PdfLocked("The PDF is locked.", hint="Look.")
+
+    service.behave = behave
+    assert run("read", "a.pdf")[2] == "a.pdf: The PDF is locked. Give it with --password.\n"
+    assert run("read", "a.pdf", "--password", "x")[2] == "a.pdf: The PDF is locked. Look.\n"
+
+
+def test_a_full_disk_behind_stdout_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        status, _, err = run("read", "a.png", "b.png")
+    assert (status, err) == (1, "ocr_mlx: Standard output cannot be written: No space left on device.\n")
+
+
+def test_a_closed_stdout_is_told_before_anything_is_read(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    status, _, err = run("read", "a.png")
+    assert status == 1 and err.startswith("ocr_mlx: Standard output is closed.") and not service.requests
+    assert run("read", "a.png", "-o", str(tmp_path / "a.txt"))[0] == 0
+
+
+def test_a_closed_stdin_fails_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    status, out, err = run("read", "-", "a.png")
+    assert (status, out) == (1, "text of a.png\n")
+    assert err == "standard input: Standard input is closed. Pipe a document in, or name a file.\n"
+
+
+def test_a_closed_stderr_does_not_matter(run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.behave = failing("b.png")
+    monkeypatch.setattr("sys.stderr", None)
+    assert run("read", "a.png", "b.png")[:2] == (1, "text of a.png\n")
 
 
 def test_help_names_the_exit_statuses(run: Run) -> None:

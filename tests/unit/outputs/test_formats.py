@@ -58,7 +58,6 @@ def test_json_holds_everything() -> None:
         "raw_text": "# One</s>",
         "blocks": [{"label": "title", "text": "One", "box": [1, 2, 3, 4], "normalized": [0.1, 0.2, 0.3, 0.4]}],
         "confidence": 0.75,
-        "token_ids": [5, 6],
         "tokens": {"prompt": 3, "generated": 2},
         "finish": "eos",
         "effective_size": [672, 896],
@@ -67,6 +66,12 @@ def test_json_holds_everything() -> None:
     }
     assert found["pages"][2]["error"] == {"code": "bad_pdf", "message": "Damaged --> <b>."}
     assert [page["status"] for page in found["pages"]] == ["ok", "blank", "failed", "truncated"]
+
+
+def test_blocks_are_real_or_absent_and_token_ids_stay_in_python() -> None:
+    first, second, *_ = json.loads(to_json(RESULT))["pages"]
+    assert "blocks" in first and "blocks" not in second
+    assert "token_ids" not in first
 
 
 def test_a_json_line_is_one_line_of_the_same() -> None:

@@ -11,7 +11,7 @@ import pytest
 from mlx import nn
 
 from ocr_mlx.domain import ModelRef, Quantization
-from ocr_mlx.errors import CheckpointIncomplete, ModelError, OutputExists, WeightMismatch
+from ocr_mlx.errors import CheckpointIncomplete, InvalidOption, ModelError, OutputExists, WeightMismatch
 from ocr_mlx.model import load
 from ocr_mlx.model.load import load_model, parameters
 from ocr_mlx.quantize import convert as convert_module
@@ -91,7 +91,7 @@ def test_mixed_gives_the_head_more_bits(tmp_path: Path, ref: ModelRef) -> None:
         ModelRef(id="out", path=convert(ref, tmp_path / "out", bits=4, mixed=True)), dtype="stored"
     ).graph
     assert (graph.head.bits, graph.embed.bits) == (8, 4)
-    with pytest.raises(ModelError, match="no bits are given"):
+    with pytest.raises(InvalidOption, match="no bits are given"):
         convert(ref, tmp_path / "other", bits=None, mixed=True)
 
 
@@ -185,7 +185,7 @@ def test_quantizing_twice_is_refused(tmp_path: Path, ref: ModelRef) -> None:
     ],
 )
 def test_impossible_options_are_refused(tmp_path: Path, ref: ModelRef, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(InvalidOption, match=message):
         convert(ref, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
