@@ -185,7 +185,9 @@ def read_command(
     padding: Annotated[int, typer.Option(help="White pixels to add on all sides; negative ones crop.")] = 0,
     mode: Annotated[str, typer.Option(help="One of the model's presets.")] = "",
     prompt: Annotated[str, typer.Option(help="What to ask, for models that take a prompt.")] = "",
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens per page.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens per page; per line where the model reads line by line.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes sampling repeatable.")] = None,
     dpi: Annotated[float | None, typer.Option(min=18, max=1200, help="Resolution for PDF pages.")] = None,
     strict: Annotated[
