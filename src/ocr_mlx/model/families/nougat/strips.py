@@ -21,6 +21,7 @@ Block = tuple[Span, list[Span]]
 
 WAVELENGTHS = (512, 256, 128, 64, 32, 16)
 MOST_SLOPE = 0.035
+SMALL = 20
 BICUBIC = Image.Resampling.BICUBIC
 PLANES = 2 + 2 * len(WAVELENGTHS)
 
@@ -57,11 +58,12 @@ class Strip:
 def split_page(image: Image.Image, settings: StripSettings) -> list[Strip]:
     """Find the lines of a page in reading order and cut them into strips; [] when nothing is printed on it."""
     page, shrink = page_grey(image, settings.page_side)
-    ink = find_ink(page)
-    slope = find_slope(ink)
+    slope = find_slope(find_ink(page))
     if slope:
         page = sheared(page, slope)
-        ink = find_ink(page)
+    ink = find_ink(page)
+    if line_height(ink) < SMALL:
+        ink = find_ink(page, contrast=0.3, neighbours=0)
     if not ink.any():
         return []
     page, ink = without_rules(page, ink)
@@ -118,23 +120,21 @@ def page_grey(image: Image.Image, longest: int) -> tuple[Grey, float]:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     shrink = max(1.0, max(image.size) / longest)
     grey = image.convert("L")
-    if shrink > 1:
-        size = max(1, round(grey.width / shrink)), max(1, round(grey.height / shrink))
-        grey = grey.resize(size, Image.Resampling.BOX)
+    grey.thumbnail((longest, longest), Image.Resampling.BOX)
     page = np.asarray(grey, np.uint8)
     return (page if np.median(page) >= 128 else 255 - page), shrink
 
 
-def find_ink(page: Grey) -> Ink:
-    """Where [rows, columns] of uint8 is clearly darker than the ground and not a single speck."""
+def find_ink(page: Grey, contrast: float = 0.4, neighbours: int = 2) -> Ink:
+    """Where [rows, columns] of uint8 is clearly darker than the ground and, by its neighbours, no speck."""
     sample = page[:: max(1, page.shape[0] // 1000), :: max(1, page.shape[1] // 1000)]
     ground, dark = float(np.median(sample)), float(np.percentile(sample, 0.2))
     if min(page.shape) < 4 or ground - dark < 24:
         return np.zeros(page.shape, np.bool_)
-    padded = np.pad(page < ground - 0.4 * (ground - dark), 1).astype(np.uint8)
+    padded = np.pad(page < ground - contrast * (ground - dark), 1).astype(np.uint8)
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     around = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
-    ink: Ink = (padded[1:-1, 1:-1] > 0) & (around > 2)
+    ink: Ink = (padded[1:-1, 1:-1] > 0) & (around > neighbours)
     return ink
 
 

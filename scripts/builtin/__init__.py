@@ -1,0 +1,1 @@
+"""Training of the built-in model: text, pictures, graph, training, export and evaluation, in that order."""
