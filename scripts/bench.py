@@ -332,12 +332,13 @@ def report(figures: dict[str, Any]) -> str:
             f"- spawn to /livez {start['livez_seconds']:.2f} s, bare FastAPI + uvicorn {start['bare_seconds']:.2f} s, "
             f"ratio {start['ratio']:.2f}; import ocr_mlx {start['import_ms']:.0f} ms"
         )
-    lines += ["", "| nougat-small, random weights, float32 | " + " | ".join(k for k in figures if k != "start") + " |"]
-    columns = [value for key, value in figures.items() if key != "start"]
-    lines.append("|---|" + "---|" * len(columns))
+    columns = {key: value for key, value in figures.items() if key != "start"}
+    if columns:
+        lines += ["", "| nougat-small, random weights, float32 | " + " | ".join(columns) + " |"]
+        lines.append("|---|" + "---|" * len(columns))
     names = ("first_token_seconds", "tokens_per_second", "pages_per_second", "batch_pages_per_second", "load_seconds")
-    for name in (*names, "weights_mb", "peak_mb"):
-        cells = [f"{c[name]:.3g}" if c.get(name) else "-" for c in columns]
+    for name in (*names, "weights_mb", "peak_mb") if columns else ():
+        cells = [f"{c[name]:.3g}" if c.get(name) else "-" for c in columns.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

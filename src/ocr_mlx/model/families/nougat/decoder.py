@@ -112,8 +112,12 @@ class MBartForCausalLM(nn.Module):
             self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
 
     def pictures(self, encoded: mx.array) -> list[KeysValues]:
-        """Each layer's keys and values of the encoded pictures [rows, cells, d_model], computed once per picture."""
-        return [layer.encoder_attn.keys_values(encoded) for layer in self.model.decoder.layers]
+        """Each layer's keys and values of the encoded pictures [rows, cells, d_model], computed once per picture.
+
+        Laid out as attention reads them: a view would be copied at every step.
+        """
+        pairs = (layer.encoder_attn.keys_values(encoded) for layer in self.model.decoder.layers)
+        return [(mx.contiguous(keys), mx.contiguous(values)) for keys, values in pairs]
 
     def __call__(self, tokens: mx.array, pictures: list[KeysValues], cache: BatchKVCache) -> mx.array:
         """Append tokens [rows, length]: logits [rows, length, vocabulary]."""
