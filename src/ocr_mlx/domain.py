@@ -101,7 +101,7 @@ class DecodeParams:
     """How to turn logits into tokens. Temperature 0 is greedy; top_p counts only above temperature 0 and inside (0, 1).
 
     `repetition_penalty` divides (or multiplies) the logits of the last `repetition_window` tokens, 1.0 is off;
-    `no_repeat_ngram_size` 0 is off; `top_k` 0 is off; `stop` are strings that end the text and are not part of it.
+    `no_repeat_ngram` 0 is off; `top_k` 0 is off; `stop` are strings that end the text and are not part of it.
     """
 
     max_new_tokens: int = 4096

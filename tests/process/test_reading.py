@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
+from scripts.builtin.score import error_rate
 
-from tests.distance import character_error_rate
 from tests.process.program import Start
 
 pytestmark = pytest.mark.process
@@ -31,7 +31,7 @@ def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
 
 
 def is_the_page(text: str) -> bool:
-    rate = character_error_rate(text.strip(), TEXT)
+    rate = error_rate([TEXT], [text.strip()])
     assert rate <= ENOUGH, (rate, text)
     return True
 
