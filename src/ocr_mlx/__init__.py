@@ -34,6 +34,8 @@ class DecodeOptions(TypedDict, total=False):
     repetition_penalty: float
     repetition_window: int
     no_repeat_ngram: int
+    ngram_window: int
+    ngram_whitelist: tuple[int, ...]
     stop: tuple[str, ...]
     seed: int | None
 

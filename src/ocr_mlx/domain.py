@@ -73,7 +73,10 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """One page as pixels: `image` is RGB; `index` counts from 0; `dpi` is None where the source does not say."""
+    """One page as pixels: `image` is RGB; `index` counts from 0; `dpi` is None where the source does not say.
+
+    `following` are the images of the next pages where a mode reads several in one prompt.
+    """
 
     index: int
     image: Image = field(repr=False)
@@ -82,6 +85,7 @@ class Page:
     dpi: float | None
     origin: Literal["image", "pdf"]
     text_layer: tuple[Word, ...] | None = None
+    following: tuple[Image, ...] = field(default=(), repr=False)
 
 
 # --- ask -------------------------------------------------------------------------------------------------------------
@@ -101,7 +105,9 @@ class DecodeParams:
     """How to turn logits into tokens. Temperature 0 is greedy; top_p counts only above temperature 0 and inside (0, 1).
 
     `repetition_penalty` divides (or multiplies) the logits of the last `repetition_window` tokens, 1.0 is off;
-    `no_repeat_ngram` 0 is off; `top_k` 0 is off; `stop` are strings that end the text and are not part of it.
+    `no_repeat_ngram` 0 is off; it looks for n-grams that start within the last `ngram_window` tokens (0: anywhere in the
+    text, never in the prompt) and never bans the ids in `ngram_whitelist`; `top_k` 0 is off; `stop` are strings that end
+    the text and are not part of it.
     """
 
     max_new_tokens: int = 4096
@@ -111,6 +117,8 @@ class DecodeParams:
     repetition_penalty: float = 1.0
     repetition_window: int = 64
     no_repeat_ngram: int = 0
+    ngram_window: int = 0
+    ngram_whitelist: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     seed: int | None = None
 
@@ -126,6 +134,8 @@ class DecodeOverrides:
     repetition_penalty: float | _Unset = UNSET
     repetition_window: int | _Unset = UNSET
     no_repeat_ngram: int | _Unset = UNSET
+    ngram_window: int | _Unset = UNSET
+    ngram_whitelist: tuple[int, ...] | _Unset = UNSET
     stop: tuple[str, ...] | _Unset = UNSET
     seed: int | _Unset | None = UNSET
 
@@ -206,12 +216,14 @@ class PageError:
 class PageResult:
     """One page's outcome.
 
+    `following` are the indices of further pages that were read in the same prompt: their text is in this result.
     `text` is cleaned by the family, `raw_text` the model's own words; `confidence` is the mean probability of the
     page's tokens, None when there are none; `effective_size` is the (width, height) in pixels that the model saw;
     `seconds` counts from the page's start to its end, loading excluded.
     """
 
     index: int
+    following: tuple[int, ...] = ()
     status: PageStatus
     text: str = ""
     raw_text: str = ""
@@ -280,7 +292,7 @@ class ModelProgress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DocumentStarted:
-    """The document is open; `pages` are the indices that will be read."""
+    """The document is open; `pages` are the indices of the results to come (the first page's, where a prompt takes several)."""
 
     model: str
     pages: tuple[int, ...]
@@ -336,9 +348,13 @@ class Quantization:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRef:
-    """A model that is on this machine: `id` as asked for, `path` its folder, `revision` the hub commit where known."""
+    """A model that is on this machine: `id` as asked for, `path` its folder, `revision` the hub commit where known.
+
+    Where `id` is a LoRA adapter, `adapter` is its folder, and `path` that of the base it is merged into.
+    """
 
     id: str
     path: Path
     revision: str | None = None
     quantization: Quantization | None = None
+    adapter: Path | None = None

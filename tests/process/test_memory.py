@@ -46,7 +46,7 @@ def make_checkpoint(folder: Path) -> None:
     """About 240 MB of random weights in a Nougat of middling size."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
-    from scripts.bench import nougat_small_config, word_tokenizer
+    from scripts.benchmark.nougat import nougat_small_config, word_tokenizer
 
     from ocr_mlx.model.registry import family_for
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models
 
 from ocr_mlx.domain import DecodeOverrides, DecodeParams, ModelRef, OcrRequest, Page, Prompt, Upload
-from ocr_mlx.errors import OcrMlxError
+from ocr_mlx.errors import InvalidOption, OcrMlxError
 from ocr_mlx.model.base import Family, LoadedModel, Mode, ModelInputs, PageText, PreparedPage, RepetitionTest
 
 EOS = 0
@@ -117,6 +117,8 @@ class ScriptProcessor:
         key = page.image.getpixel((0, 0))[0]
         if key == 255:
             raise OcrMlxError("prepare failed", hint="as told")
+        if prompt.text == f"not {key}":
+            raise InvalidOption("This cannot be asked.", hint="Ask something else.")
         rows = tuple(self._row(script) for script in self.scripts[key])
         return PreparedPage(rows=rows, glue=("", *("\n" for _ in rows[1:])))
 
@@ -143,7 +145,11 @@ def fake_model(scripts: list[list[list[int]]], *, max_rows: int = 8, name: str =
         aliases={},
         licence="none",
         files=("*.json",),
-        modes={"plain": Mode(name="plain"), "short": Mode(name="short", overrides=DecodeOverrides(max_new_tokens=5))},
+        modes={
+            "plain": Mode(name="plain"),
+            "short": Mode(name="short", overrides=DecodeOverrides(max_new_tokens=5)),
+            "together": Mode(name="together", pages_together=2),
+        },
         default_mode="plain",
         defaults=DecodeParams(),
         build=lambda config: ScriptGraph(),

@@ -116,6 +116,9 @@ def test_everything_said_arrives(client: httpx.Client, service: FakeService) -> 
         "password": "secret",
         "max_tokens": 7,
         "seed": 3,
+        "no_repeat_ngram": 20,
+        "ngram_window": 90,
+        "stop": ["END"],
         "keep_alive": 60,
         "unknown": {"is": "ignored"},
     }
@@ -124,6 +127,8 @@ def test_everything_said_arrives(client: httpx.Client, service: FakeService) -> 
     assert request.model == "facebook/nougat-base"
     assert (request.overrides.temperature, request.overrides.top_p) == (0.5, 0.9)
     assert (request.overrides.repetition_penalty, request.overrides.seed) == (1.0, 3)
+    assert (request.overrides.no_repeat_ngram, request.overrides.ngram_window) == (20, 90)
+    assert request.overrides.stop == ("END",)
     assert (request.overrides.max_new_tokens, request.padding, request.page_range) == (7, -5, "1-2")
     assert (request.password, request.keep_alive) == ("secret", 60.0)
 
@@ -136,6 +141,8 @@ def test_everything_said_arrives(client: httpx.Client, service: FakeService) -> 
         ("top_p", 2, "less_than_equal"),
         ("repetition_penalty", 0.9, "greater_than_equal"),
         ("padding", "wide", "int_parsing"),
+        ("ngram_window", -1, "greater_than_equal"),
+        ("stop", "END", "list_type"),
         ("model", None, "string_type"),
         ("filename", 5, "string_type"),
     ],

@@ -87,7 +87,12 @@ def _loader(options: EngineOptions, worker: Worker) -> Callable[[str, OnEvent], 
             on_event(ModelProgress(model=repo, stage="downloading", licence=family.licence))
 
         ref = find(
-            name, offline=options.offline, cache_dir=options.cache_dir, on_progress=progress, on_download=licence
+            name,
+            offline=options.offline,
+            cache_dir=options.cache_dir,
+            on_progress=progress,
+            on_download=licence,
+            roots=None if name == options.default_model else options.fetch.file_roots,
         )
         on_event(ModelProgress(model=name, stage="loading"))
         return worker.call(lambda: load_model(ref, dtype=options.dtype)).result()

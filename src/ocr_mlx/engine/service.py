@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -71,7 +71,15 @@ class _Finished:
     run: pipeline.PageRun
 
 
-_Message = Event | _Prepared | _Finished | PageResult
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Refused:
+    """A page that cannot be prepared because of what was asked for."""
+
+    index: int
+    problem: InvalidOption
+
+
+_Message = Event | _Prepared | _Refused | _Finished | PageResult
 _PREPARING = 2
 _CLOSING_SECONDS = 30.0
 """A cancelled document ends within one step, or when the model it waits for is loaded."""
@@ -110,8 +118,8 @@ class OcrService:
         `on_event` is called on this thread, in order: model progress, document started, then per page started, text and
         done (pages may interleave; one that cannot be prepared is done without having started), last document done.
         `cancel` is only looked at, so that several runs may share it: once it is set, pages that are not done end as
-        `cancelled`. Raises Cancelled when that is before the first page, and OcrMlxError when the document as a whole
-        cannot be read; a single bad page is a `failed` page.
+        `cancelled`. Raises Cancelled when that is before the first page, InvalidOption for a mode or prompt that the model does
+        not take, and OcrMlxError when the document as a whole cannot be read; a single bad page is a `failed` page.
         """
         own = _Cancel(cancel)
         with self._admitted(own):
@@ -201,7 +209,9 @@ class _Reading:
         self._emit = on_event
         self._cancel = cancel
         self._messages: SimpleQueue[_Message] = SimpleQueue()
-        self._waiting = list(reversed(document.indices))
+        groups = _groups(document.indices, self._mode.pages_together)
+        self._following = {first: tuple(rest) for first, *rest in groups}
+        self._waiting = list(reversed(groups))
         self._preparing = 0
         self._running: dict[int, pipeline.PageRun] = {}
         self._hands: set[Future[None]] = set()
@@ -209,7 +219,7 @@ class _Reading:
         self._done: dict[int, PageResult] = {}
 
     def run(self) -> tuple[PageResult, ...]:
-        self._emit(DocumentStarted(model=self._model.ref.id, pages=self._document.indices))
+        self._emit(DocumentStarted(model=self._model.ref.id, pages=tuple(self._following)))
         try:
             self._fill()
             while self._preparing or self._running:
@@ -219,12 +229,12 @@ class _Reading:
             self._cancel.set()
             wait(self._hands)
             raise
-        return tuple(self._done[index] for index in self._document.indices)
+        return tuple(self._done[index] for index in self._following)
 
     def _fill(self) -> None:
         """Keep enough pages in flight to fill the batch, and no more."""
         while self._waiting and self._cancel.is_set():
-            self._finish(pipeline.cancelled(self._waiting.pop()))
+            self._finish(pipeline.cancelled(self._waiting.pop()[0]))
         self._hands = {hand for hand in self._hands if not hand.done()}
         room = self._model.processor.max_rows + _PREPARING
         while self._waiting and self._preparing < _PREPARING and self._rows() < room:
@@ -234,24 +244,35 @@ class _Reading:
     def _rows(self) -> int:
         return sum(run.unfinished for run in self._running.values())
 
-    def _prepare(self, index: int) -> None:
+    def _prepare(self, group: Sequence[int]) -> None:
         """Runs on a helper thread."""
+        index = group[0]
         try:
             if self._cancel.is_set():
                 self._messages.put(pipeline.cancelled(index))
                 return
-            dpi = self._request.dpi or self._model.processor.dpi
-            page = self._document.page(index, dpi=dpi, padding=self._request.padding)
+            page, *others = (self._page(number) for number in group)
+            if others:
+                page = replace(page, following=tuple(other.image for other in others))
             rows = pipeline.prepare(self._model, page, self._request.prompt, self._mode)
             self._messages.put(_Prepared(page=page, rows=rows))
+        except InvalidOption as problem:
+            self._messages.put(_Refused(index=index, problem=problem))
         except Exception as problem:
             self._messages.put(pipeline.failed(index, as_error(problem, "preparing a page")))
+
+    def _page(self, index: int) -> Page:
+        dpi = self._request.dpi or self._model.processor.dpi
+        return self._document.page(index, dpi=dpi, padding=self._request.padding)
 
     def _handle(self, message: _Message) -> None:
         match message:
             case _Prepared():
                 self._preparing -= 1
                 self._start(message)
+            case _Refused():
+                self._preparing -= 1
+                self._refuse(message)
             case _Finished():
                 self._finish(self._conclude(message))
             case PageResult():
@@ -285,6 +306,12 @@ class _Reading:
         else:
             on_done()
 
+    def _refuse(self, refused: _Refused) -> None:
+        """What no page could be asked is the request's fault; what only some cannot is theirs."""
+        if not self._running and not self._done:
+            raise refused.problem
+        self._finish(pipeline.failed(refused.index, refused.problem))
+
     def _conclude(self, finished: _Finished) -> PageResult:
         del self._running[finished.index]
         try:
@@ -293,8 +320,15 @@ class _Reading:
             return pipeline.failed(finished.index, as_error(problem, "finishing a page"))
 
     def _finish(self, result: PageResult) -> None:
+        if following := self._following[result.index]:
+            result = replace(result, following=following)
         self._done[result.index] = result
         self._emit(PageDone(result=result))
+
+
+def _groups(indices: Sequence[int], size: int) -> list[Sequence[int]]:
+    """The pages that go into one prompt each."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def _check_wanted(cancel: threading.Event) -> None:

@@ -119,8 +119,10 @@ class DecodeBatch:
 
 
 def _shape(row: Row) -> tuple[Any, ...]:
-    pixels = row.inputs.pixels
-    return (pixels.shape if pixels is not None else (), len(row.inputs.token_ids))
+    """What must be alike for rows to be read together; of values that can be sorted."""
+    inputs = row.inputs
+    extras = [(name, *value.shape) for name, value in sorted(inputs.extras.items()) if isinstance(value, np.ndarray)]
+    return (inputs.pixels.shape if inputs.pixels is not None else (), len(inputs.token_ids), extras)
 
 
 def _ready(row: Row) -> bool:

@@ -13,6 +13,7 @@ _WHOLE = {
     "top_k": (0, None),
     "repetition_window": (1, None),
     "no_repeat_ngram": (0, None),
+    "ngram_window": (0, None),
     "seed": (0, 2**63 - 1),
 }
 _REAL = {"temperature": (0.0, None), "top_p": (0.0, 1.0), "repetition_penalty": (1e-3, None)}
@@ -26,6 +27,8 @@ def check(overrides: DecodeOverrides) -> None:
             continue
         if name == "stop":
             _check_stop(value)
+        elif name == "ngram_whitelist":
+            _check_ids(value)
         else:
             _check_number(name, value)
 
@@ -43,3 +46,8 @@ def _check_number(name: str, value: object) -> None:
 def _check_stop(value: object) -> None:
     if not isinstance(value, tuple | list) or not all(isinstance(text, str) and text for text in value):
         raise InvalidOption("stop must be a list of strings, none of them empty.")
+
+
+def _check_ids(value: object) -> None:
+    if not isinstance(value, tuple | list) or not all(isinstance(token, int) and token >= 0 for token in value):
+        raise InvalidOption("ngram_whitelist must be a list of token ids.")

@@ -26,7 +26,7 @@ _WORST_LAST = (Finish.EOS, Finish.STOP, Finish.LENGTH, Finish.LOOP, Finish.CANCE
 
 def prepare(model: LoadedModel, page: Page, prompt: Prompt, mode: Mode) -> PreparedPage:
     """The page's rows; none when it is blank. Runs in any thread."""
-    if is_blank(page.image):
+    if all(is_blank(image) for image in (page.image, *page.following)):
         return PreparedPage(rows=(), glue=())
     return model.processor.prepare(page, prompt, mode)
 

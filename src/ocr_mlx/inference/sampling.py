@@ -74,7 +74,8 @@ class Sampler:
         params = self.params
         logits = self._penalize(logits)
         if params.no_repeat_ngram > 0:
-            logits = ban(logits, repeated_ngram_ends(history, params.no_repeat_ngram))
+            ends = repeated_ngram_ends(history, params.no_repeat_ngram, params.ngram_window)
+            logits = ban(logits, [token for token in ends if token not in params.ngram_whitelist])
         token = mx.argmax(logits) if params.temperature <= 0 else self._draw(logits)
         token = token.astype(mx.int32)
         self._remember(token)
@@ -119,12 +120,15 @@ def keep_top(logits: mx.array, top_k: int, top_p: float) -> mx.array:
     return logits
 
 
-def repeated_ngram_ends(history: Sequence[int], size: int) -> list[int]:
-    """Tokens that would complete an n-gram of `size` that `history` already holds."""
+def repeated_ngram_ends(history: Sequence[int], size: int, window: int = 0) -> list[int]:
+    """Tokens that would complete an n-gram of `size` that `history` already holds, starting in its last `window` tokens.
+
+    `window` 0 looks everywhere. As DeepSeek-OCR's `NoRepeatNGramLogitsProcessor`, and without a window as transformers'.
+    """
     if len(history) < size:
         return []
     prefix = tuple(history[len(history) - size + 1 :])
-    starts = range(len(history) - size + 1)
+    starts = range(max(len(history) - window, 0) if window else 0, len(history) - size + 1)
     return sorted({history[i + size - 1] for i in starts if tuple(history[i : i + size - 1]) == prefix})
 
 

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mode:
-    """A named preset of a family: its prompt, its decode options, and settings only the family understands."""
+    """A named preset of a family: its prompt, its decode options, and settings only the family understands.
+
+    `pages_together` is how many pages one prompt takes; the first of them carries the text of all.
+    """
 
     name: str
     description: str = ""
     prompt: str = ""
     overrides: DecodeOverrides = field(default_factory=DecodeOverrides)
     options: Mapping[str, Any] = field(default_factory=dict)
+    pages_together: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +94,7 @@ class Processor(Protocol):
     """How many rows decode well together."""
 
     def prepare(self, page: Page, prompt: Prompt, mode: Mode) -> PreparedPage:
-        """Turn one page into rows."""
+        """Turn one page into rows. Raises InvalidOption for a prompt or a mode that cannot be asked."""
         ...
 
     def postprocess(self, raw_text: str, page: Page, prepared: PreparedPage, mode: Mode) -> PageText:
@@ -139,11 +143,11 @@ class Graph(Protocol):
     """Prompt and generated tokens together never exceed this."""
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Change layouts, drop buffers; exact names, and applying it twice changes nothing more."""
+        """Change layouts, stack, drop what is not used, under the graph's own names; twice is once."""
         ...
 
     def prefill(self, inputs: Sequence[ModelInputs]) -> tuple[mx.array, DecodeState]:
-        """Read pictures and prompts of rows of one shape: logits [B, V] for the first token, and their state."""
+        """Read rows whose pictures, extra arrays and prompts have the same shapes: first logits [B, V], and the state."""
         ...
 
     def decode(self, tokens: mx.array, state: DecodeState) -> mx.array:
@@ -151,13 +155,23 @@ class Graph(Protocol):
         ...
 
 
+def same_name(name: str) -> str:
+    """The name as it is."""
+    return name
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
     """What a family's folder declares as `FAMILY`.
 
-    `checkpoints` are hub ids that are known to work, `aliases` map short names to one of them; `files` are the patterns
-    to download; `build` makes the graph from config.json (and imports mlx only then); `processor` reads the folder;
-    `recipe` answers, for a module path, whether (True), how (a Quantization-like mapping) or not (False) to quantize it.
+    `checkpoints` are hub ids that are known to work, `aliases` map short names to one of them, `sizes` say how many bytes
+    their published weights take, at `published_bits` each, where known; `files` are the patterns to download; `build`
+    makes the graph from config.json (and imports mlx only then); `processor` reads the folder; `recipe` answers, for a
+    module path, whether (True), how (a Quantization-like mapping) or not (False) to quantize it.
+
+    `architectures`, where given, must hold one of those that config.json names: a `model_type` may be ambiguous.
+    `rename` turns a tensor's name or a module's path of any naming that is around into the graph's own; twice is once.
+    `bases` say which hub id stands in for the base that an adapter declares.
     """
 
     name: str
@@ -173,6 +187,11 @@ class Family:
     processor: Callable[[Path, Mapping[str, Any]], Processor]
     recipe: Callable[[str, bool], bool | Mapping[str, int]]
     """(module path, mixed) -> quantize it?"""
+    architectures: tuple[str, ...] = ()
+    rename: Callable[[str], str] = same_name
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    published_bits: int = 16
+    bases: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

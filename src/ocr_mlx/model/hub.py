@@ -1,38 +1,33 @@
 """From a name to a model's folder on this machine: an alias, a folder, or a download from the hub.
 
-What is cached whole is used without asking the network; naming a branch or tag asks whether it has moved.
+What is cached whole is used without asking the network; naming a branch or tag asks whether it has moved. A LoRA adapter
+needs its base as well: whatever is said of a model here holds for the two together.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from ocr_mlx.domain import ModelRef
 from ocr_mlx.errors import CheckpointIncomplete, DownloadFailed, ModelError, UnknownModel, UnsupportedArchitecture
+from ocr_mlx.model import adapter as adapters
 from ocr_mlx.model import registry
+from ocr_mlx.model.adapter import ADAPTER_CONFIG, Adapter
 from ocr_mlx.model.base import Family
 from ocr_mlx.model.folder import CONFIG, quantization_of, read_config
-from ocr_mlx.model.transfer import fetch_file, partial_file
+from ocr_mlx.model.hub_errors import by_hand
+from ocr_mlx.model.hub_files import HubFiles, OnProgress, Repository, check_id, is_pattern
 from ocr_mlx.model.weight_files import choose_weights, is_weight_file, weight_files
 
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoSibling
-
-OnProgress = Callable[[int, int], None]
-"""(bytes here, bytes in all)"""
 OnDownload = Callable[[Family, str], None]
-"""Called once before weights are fetched, with the family (its licence) and the hub id."""
-_LARGE: Final = 8_000_000
-_TIMEOUT: Final = 10.0
+"""Called once for each repository before its weights are fetched, with the family (its licence) and the hub id."""
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-_WORKS_NOW: Final = "`--model builtin` works right now."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +38,15 @@ class Downloaded:
     family: str
     bytes: int
     complete: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Told:
+    """Who is told of a download, and of which adapter the model is the base."""
+
+    on_progress: OnProgress
+    on_download: OnDownload | None
+    base_of: Adapter | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,157 +65,177 @@ class Hub:
         revision: str | None = None,
         on_progress: OnProgress | None = None,
         on_download: OnDownload | None = None,
+        roots: Sequence[Path] | None = None,
     ) -> ModelRef:
         """See the function `find`."""
         target = registry.resolve_name(name)
+        told = _Told(on_progress=on_progress or _ignore, on_download=on_download)
         if registry.is_folder_name(target):
             folder = Path(target).expanduser()
-            return _local(registry.BUILTIN if folder == registry.builtin_folder() else target, folder)
+            known = registry.BUILTIN if folder == registry.builtin_folder() else target
+            return self._from_folder(known, folder, told, roots)
         repo, _, at = target.partition("@")
-        return self._from_hub(repo, at or revision, on_progress or _ignore, on_download)
+        return self._from_hub(repo, at or revision, told)
 
     def downloaded(self) -> list[Downloaded]:
         """The cached models that a family here can read, by name. Asks no network."""
-        hub = _library()
-        try:
-            cache = hub.scan_cache_dir(self.cache_dir)
-        except hub.errors.CacheNotFound:
-            return []
-        found = [
-            self._describe(repo.repo_id, revision.commit_hash, revision.snapshot_path, revision.size_on_disk)
-            for repo in cache.repos
-            if repo.repo_type == "model"
-            for revision in repo.revisions
-        ]
+        found = [self._describe(one.id, one.commit, one.folder, one.bytes) for one in self._files.snapshots()]
         return sorted((one for one in found if one), key=lambda one: (one.ref.id, one.ref.revision or ""))
 
-    def _from_hub(
-        self, repo: str, revision: str | None, on_progress: OnProgress, on_download: OnDownload | None
-    ) -> ModelRef:
-        _check_id(repo)
+    @property
+    def _files(self) -> HubFiles:
+        return HubFiles(cache_dir=self.cache_dir, offline=self.offline, endpoint=self.endpoint, sleep=self.sleep)
+
+    # --- folders ---------------------------------------------------------------------------------------------------
+
+    def _from_folder(self, name: str, folder: Path, told: _Told, roots: Sequence[Path] | None) -> ModelRef:
+        if not folder.is_dir():
+            raise UnknownModel(
+                f"There is no folder {name}.", hint="Give a model's folder, a hub id (org/name) or an alias."
+            )
+        folder = folder.absolute()
+        if not adapters.is_adapter_folder(folder):
+            return _ref(name, folder, None)
+        adapter = adapters.read_adapter(folder)
+        adapters.weight_file(folder)
+        beside = adapters.base_folder(adapter, _known_base(adapter), roots)
+        return _adapted(name, adapter, beside or self._base(adapter, told).path, None)
+
+    def _base(self, adapter: Adapter, told: _Told) -> ModelRef:
+        repo, revision = _base_id(adapter)
+        return self._from_hub(repo, revision, replace(told, base_of=adapter))
+
+    # --- the cache -------------------------------------------------------------------------------------------------
+
+    def _from_hub(self, repo: str, revision: str | None, told: _Told) -> ModelRef:
+        check_id(repo)
+        files, is_base = self._files, told.base_of is not None
         cached = self._cached(repo, revision)
         moving = revision is not None and not _COMMIT.fullmatch(revision)
-        if cached is not None and (self._is_offline() or (not moving and self._is_complete(cached, repo))):
+        if cached is not None and (files.is_offline or (not moving and self._is_complete(cached, repo))):
             return cached
-        if self._is_offline():
-            raise DownloadFailed(f"{repo} is not on this machine, and downloads are switched off.", hint=_by_hand(repo))
+        if files.is_offline:
+            lacking = self._lacking_base(repo, revision) or repo
+            raise DownloadFailed(
+                f"{lacking} is not on this machine, and downloads are switched off.",
+                hint=by_hand(lacking, is_base=is_base or lacking != repo),
+            )
         try:
-            with _translated(repo, revision):
-                return self._download(repo, revision, on_progress, on_download)
+            with files.translated(repo, revision, by_hand(repo, is_base=is_base)):
+                return self._download(files.look(repo, revision), revision, told)
         except DownloadFailed:
             if cached is None:
                 raise
             return cached
 
     def _cached(self, repo: str, revision: str | None) -> ModelRef | None:
-        """The newest cached snapshot of the revision, if its weights are there."""
-        config = self._cached_file(repo, CONFIG, revision)
-        if not isinstance(config, str):
+        """The newest cached snapshot of the revision, if its weights are there; an adapter's if its base's are too."""
+        folder = self._cached_folder(repo, revision)
+        if folder is None or not adapters.is_adapter_folder(folder):
+            return self._cached_model(repo, revision)
+        try:
+            adapters.weight_file(folder)
+            adapter = adapters.read_adapter(folder)
+        except CheckpointIncomplete:
             return None
-        folder = Path(config).parent
+        base = self._cached_model(*_base_id(adapter))
+        return None if base is None else _adapted(repo, adapter, base.path, folder.name)
+
+    def _cached_model(self, repo: str, revision: str | None) -> ModelRef | None:
+        folder = self._cached_folder(repo, revision)
+        if folder is None or adapters.is_adapter_folder(folder):
+            return None
         try:
             weight_files(folder)
             return _ref(repo, folder, folder.name)
         except CheckpointIncomplete:
             return None
 
+    def _cached_folder(self, repo: str, revision: str | None) -> Path | None:
+        for name in (CONFIG, ADAPTER_CONFIG):
+            if path := self._files.cached(repo, name, revision):
+                return path.parent
+        return None
+
+    def _lacking_base(self, repo: str, revision: str | None) -> str | None:
+        """The base that an adapter in the cache still needs; None where there is no such adapter."""
+        folder = self._cached_folder(repo, revision)
+        if folder is None or not adapters.is_adapter_folder(folder):
+            return None
+        base, at = _base_id(adapters.read_adapter(folder))
+        return base if self._cached_model(base, at) is None else None
+
     def _is_complete(self, cached: ModelRef, repo: str) -> bool:
         """Whether each file that the family names is here, or known not to exist."""
-        names = [name for name in registry.family_for(read_config(cached.path)).files if not _is_pattern(name)]
-        others = [name for name in names if not is_weight_file(name)]
-        return all(self._cached_file(repo, name, cached.revision) is not None for name in others)
-
-    def _cached_file(self, repo: str, name: str, revision: str | None) -> object:
-        """A path as str, a marker where the file is known not to exist, None where nothing is known."""
-        return _library().try_to_load_from_cache(repo, name, cache_dir=self.cache_dir, revision=revision)
-
-    def _download(
-        self, repo: str, revision: str | None, on_progress: OnProgress, on_download: OnDownload | None
-    ) -> ModelRef:
-        api = _library().HfApi(endpoint=self.endpoint, library_name="ocr_mlx")
-        info = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT)
-        commit = str(info.sha)
-        siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-        if CONFIG not in siblings:
-            raise UnsupportedArchitecture(f"{repo} has no {CONFIG}.", hint="It is no model that can be read here.")
-        folder = self._small(repo, CONFIG, commit).parent
-        family = registry.family_for(read_config(folder))
-        chosen = [siblings[name] for name in _choose(list(siblings), family.files)]
-        if not any(is_weight_file(sibling.rfilename) for sibling in chosen):
-            raise CheckpointIncomplete(
-                f"{repo} has no weights that can be read here, neither safetensors nor PyTorch's.",
-                hint=f"It holds {', '.join(sorted(siblings)[:10])}.",
-            )
-        if on_download is not None and any(not (folder / sibling.rfilename).exists() for sibling in chosen):
-            on_download(family, repo)
-        self._fetch_all(repo, commit, folder, chosen, on_progress)
-        self._note_absent(repo, commit, [name for name in family.files if name not in siblings])
-        self._small(repo, CONFIG, revision or "main")  # only now does the name mean this snapshot
-        return _ref(repo, folder, commit)
-
-    def _fetch_all(
-        self, repo: str, commit: str, folder: Path, chosen: Sequence[RepoSibling], on_progress: OnProgress
-    ) -> None:
-        """Small files first: where the weights are whole, everything is."""
-        ordered = sorted(chosen, key=lambda sibling: (is_weight_file(sibling.rfilename), sibling.size or 0))
-        total = sum(sibling.size or 0 for sibling in ordered)
-        _check_space(folder, sum(_missing(folder, sibling) for sibling in ordered), repo)
-        done = 0
-        for sibling in ordered:
-            before = done
-
-            def tick(here: int, before: int = before) -> None:
-                on_progress(before + here, total)
-
-            if sibling.lfs is not None and (sibling.size or 0) > _LARGE:
-                self._large(repo, commit, folder, sibling, tick)
-            self._small(repo, sibling.rfilename, commit)
-            done += sibling.size or 0
-            on_progress(done, total)
-
-    def _large(self, repo: str, commit: str, folder: Path, sibling: RepoSibling, tick: Callable[[int], None]) -> None:
-        """Put the file's bytes where the hub's library looks for them; alone, it would begin anew after each end."""
-        hub = _library()
-        if sibling.lfs is None or (folder / sibling.rfilename).exists():
-            return
-        fetch_file(
-            hub.hf_hub_url(repo, sibling.rfilename, revision=commit, endpoint=self.endpoint),
-            _blob(folder, sibling.lfs.sha256),
-            size=sibling.lfs.size,
-            sha256=sibling.lfs.sha256,
-            headers=hub.utils.build_hf_headers(library_name="ocr_mlx"),
-            tick=tick,
-            sleep=self.sleep,
-        )
-
-    def _small(self, repo: str, name: str, revision: str) -> Path:
-        hub = _library()
-        path = hub.hf_hub_download(
-            repo, name, revision=revision, cache_dir=self.cache_dir, endpoint=self.endpoint, library_name="ocr_mlx"
-        )
-        return Path(path)
-
-    def _note_absent(self, repo: str, commit: str, names: Sequence[str]) -> None:
-        """Let the library remember which optional files do not exist, so that the cache is known to be whole."""
-        for name in names:
-            if _is_pattern(name) or is_weight_file(name):
-                continue
-            try:
-                self._small(repo, name, commit)
-            except _library().errors.EntryNotFoundError:
-                continue
+        names = registry.family_for(read_config(cached.path)).files
+        others = [name for name in names if not is_pattern(name) and not is_weight_file(name)]
+        if cached.adapter is not None:
+            others = [name for name in others if name != CONFIG]
+            base, at = _base_id(adapters.read_adapter(cached.adapter))
+            found = self._cached_model(base, at)
+            if found is None or not self._is_complete(found, base):
+                return False
+        return all(self._files.is_settled(repo, name, cached.revision) for name in others)
 
     def _describe(self, repo: str, commit: str, folder: Path, size: int) -> Downloaded | None:
         try:
-            family = registry.family_for(read_config(folder))
-            ref = _ref(repo, folder, commit)
+            whole = self._cached(repo, commit)
+            family = _family_of(repo, folder, whole)
+            ref = whole or _ref(repo, folder, commit)
         except ModelError:
             return None
-        complete = self._cached(repo, commit) is not None
-        return Downloaded(ref=ref, family=family.name, bytes=size, complete=complete)
+        return Downloaded(ref=ref, family=family.name, bytes=size, complete=whole is not None)
 
-    def _is_offline(self) -> bool:
-        return self.offline or bool(_library().constants.HF_HUB_OFFLINE)
+    # --- downloads -------------------------------------------------------------------------------------------------
+
+    def _download(self, found: Repository, revision: str | None, told: _Told) -> ModelRef:
+        if not adapters.is_adapter(found.files):
+            ref, first = self._download_model(found, told), CONFIG
+        elif told.base_of is None:
+            ref, first = self._download_adapter(found, told), ADAPTER_CONFIG
+        else:
+            raise ModelError(
+                f"{found.id}, the base of the adapter {told.base_of.folder.name}, is an adapter itself.",
+                hint="Merge that one into its base first, with PEFT (`merge_and_unload`).",
+            )
+        self._files.small(found.id, first, revision or "main")  # only now does the name mean this snapshot
+        return ref
+
+    def _download_model(self, found: Repository, told: _Told) -> ModelRef:
+        if CONFIG not in found.files:
+            raise UnsupportedArchitecture(f"{found.id} has no {CONFIG}.", hint="It is no model that can be read here.")
+        folder = self._files.small(found.id, CONFIG, found.commit).parent
+        config = read_config(folder)
+        family = registry.family_for(config)
+        if told.base_of is not None:
+            adapters.check_base(told.base_of, config)
+        quantization_of(config)  # another tool's packing is refused before its weights are fetched
+        chosen = _choose(list(found.files), family.files)
+        if not any(is_weight_file(name) for name in chosen):
+            raise _no_weights(found.id, found.files)
+        self._bring(found, folder, chosen, family, told)
+        return _ref(found.id, folder, found.commit)
+
+    def _download_adapter(self, found: Repository, told: _Told) -> ModelRef:
+        """The base first: it says which family this is, and so which files beside the weights are wanted."""
+        weights = adapters.choose_weight_file(found.files)
+        if weights is None:
+            raise _no_weights(found.id, found.files)
+        folder = self._files.small(found.id, ADAPTER_CONFIG, found.commit).parent
+        adapter = adapters.read_adapter(folder)
+        counted, after = _in_turn(told.on_progress)
+        base = self._base(adapter, replace(told, on_progress=counted))
+        family = registry.family_for(read_config(base.path))
+        names = _choose([name for name in found.files if "/" not in name and name != CONFIG], family.files)
+        chosen = [name for name in names if not is_weight_file(name)] + [weights]
+        self._bring(found, folder, chosen, family, replace(told, on_progress=after))
+        return _adapted(found.id, adapter, base.path, found.commit)
+
+    def _bring(self, found: Repository, folder: Path, names: Sequence[str], family: Family, told: _Told) -> None:
+        if told.on_download is not None and any(not (folder / name).exists() for name in names):
+            told.on_download(family, found.id)
+        self._files.bring(found, folder, names, told.on_progress)
+        self._files.note_absent(found, [name for name in family.files if name != CONFIG])
 
 
 def find(
@@ -222,15 +246,18 @@ def find(
     cache_dir: Path | None = None,
     on_progress: OnProgress | None = None,
     on_download: OnDownload | None = None,
+    roots: Sequence[Path] | None = None,
 ) -> ModelRef:
     """Find a model by a folder, an alias, or a hub id `org/name` or `org/name@revision`; download what is missing.
 
-    A folder that exists wins over a hub id of the same name. Raises UnknownModel, UnsupportedArchitecture,
-    CheckpointIncomplete for a folder without a proper config.json, and DownloadFailed, whose hint says how to go on.
+    A folder that exists wins over a hub id of the same name. An adapter in a folder finds its base beside it, where
+    the declared path leads (inside `roots`, where given), or on the hub.
+    Raises UnknownModel, UnsupportedArchitecture, CheckpointIncomplete for a folder without a proper config.json, ModelError
+    for an adapter that cannot be merged, and DownloadFailed, whose hint says how to go on.
     What `on_progress` raises ends the download; it goes on from there the next time.
     """
     hub = Hub(cache_dir=cache_dir, offline=offline)
-    return hub.find(name, revision=revision, on_progress=on_progress, on_download=on_download)
+    return hub.find(name, revision=revision, on_progress=on_progress, on_download=on_download, roots=roots)
 
 
 def downloaded(cache_dir: Path | None = None) -> list[Downloaded]:
@@ -238,36 +265,45 @@ def downloaded(cache_dir: Path | None = None) -> list[Downloaded]:
     return Hub(cache_dir=cache_dir).downloaded()
 
 
-def _library() -> Any:
-    """The hub's library, imported at its first use because that takes long. Its progress bars would garble ours."""
-    import huggingface_hub.constants
-    import huggingface_hub.errors
-    import huggingface_hub.utils
-
-    hub: Any = huggingface_hub
-    if hub.constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not hub.utils.are_progress_bars_disabled():
-        hub.utils.disable_progress_bars()
-    return hub
-
-
-def _check_id(repo: str) -> None:
-    hub = _library()
-    try:
-        hub.utils.validate_repo_id(repo)
-    except hub.errors.HFValidationError as error:
-        raise UnknownModel(f"{repo} is no hub id.", hint="A hub id is org/name; a folder works too.") from error
-
-
-def _local(name: str, folder: Path) -> ModelRef:
-    if not folder.is_dir():
-        raise UnknownModel(
-            f"There is no folder {name}.", hint="Give a model's folder, a hub id (org/name) or an alias."
-        )
-    return _ref(name, folder.absolute(), None)
-
-
 def _ref(name: str, folder: Path, revision: str | None) -> ModelRef:
+    if adapters.is_adapter_folder(folder):
+        return ModelRef(id=name, path=folder, revision=revision, adapter=folder)
     return ModelRef(id=name, path=folder, revision=revision, quantization=quantization_of(read_config(folder)))
+
+
+def _adapted(name: str, adapter: Adapter, base: Path, revision: str | None) -> ModelRef:
+    adapters.check_base(adapter, read_config(base))
+    return ModelRef(id=name, path=base, revision=revision, adapter=adapter.folder)
+
+
+def _known_base(adapter: Adapter) -> str:
+    """The declared base, or what a family puts in its place."""
+    for family in registry.families():
+        for declared, used in family.bases.items():
+            if declared.lower() == adapter.base.lower():
+                return used
+    return adapter.base
+
+
+def _base_id(adapter: Adapter) -> tuple[str, str | None]:
+    """The hub id of the base, and its revision where the adapter pins one. Raises UnknownModel for a folder's name."""
+    base = _known_base(adapter)
+    if base.count("/") != 1 or base.startswith((".", "/", "~")):
+        raise UnknownModel(
+            f"The adapter {adapter.folder.name} names {base!r} as its base, which is no model on this machine.",
+            hint=f"Keep adapter and base as folders side by side, or name a hub id in {ADAPTER_CONFIG}.",
+        )
+    return base, adapter.base_revision if base == adapter.base else None
+
+
+def _family_of(repo: str, folder: Path, whole: ModelRef | None) -> Family:
+    """Raises ModelError where it cannot be told: an adapter shows its family in its base alone."""
+    if whole is None and adapters.is_adapter_folder(folder):
+        known = {repo, _known_base(adapters.read_adapter(folder))}
+        for family in registry.families():
+            if known & {*family.checkpoints, *family.bases.values()}:
+                return family
+    return registry.family_for(read_config(folder if whole is None else whole.path))
 
 
 def _choose(names: list[str], patterns: Sequence[str]) -> list[str]:
@@ -275,77 +311,26 @@ def _choose(names: list[str], patterns: Sequence[str]) -> list[str]:
     return [name for name in wanted if not is_weight_file(name)] + choose_weights(wanted)
 
 
-def _blob(folder: Path, sha256: str) -> Path:
-    """Where the hub's cache keeps a file of this snapshot."""
-    return folder.parents[1] / "blobs" / sha256
+def _no_weights(repo: str, names: Collection[str]) -> CheckpointIncomplete:
+    return CheckpointIncomplete(
+        f"{repo} has no weights that can be read here, neither safetensors nor PyTorch's.",
+        hint=f"It holds {', '.join(sorted(names)[:10])}.",
+    )
 
 
-def _missing(folder: Path, sibling: RepoSibling) -> int:
-    """Bytes of a file that are still to come."""
-    if (folder / sibling.rfilename).exists():
-        return 0
-    partial = partial_file(_blob(folder, sibling.lfs.sha256)) if sibling.lfs is not None else None
-    here = partial.stat().st_size if partial is not None and partial.exists() else 0
-    return max((sibling.size or 0) - here, 0)
+def _in_turn(on_progress: OnProgress) -> tuple[OnProgress, OnProgress]:
+    """Two downloads, one after the other, told as one that grows."""
+    before = [0]
 
+    def first(done: int, total: int) -> None:
+        before[0] = total
+        on_progress(done, total)
 
-def _is_pattern(name: str) -> bool:
-    return any(mark in name for mark in "*?[")
+    def second(done: int, total: int) -> None:
+        on_progress(before[0] + done, before[0] + total)
+
+    return first, second
 
 
 def _ignore(done: int, total: int) -> None:
     pass
-
-
-def _check_space(folder: Path, needed: int, repo: str) -> None:
-    import shutil
-
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DownloadFailed(
-            f"{repo} needs {needed / 1e9:.1f} GB more on the disk, of which {free / 1e9:.1f} GB are free.",
-            hint="Make room, or point HF_HOME to another disk.",
-        )
-
-
-def _by_hand(repo: str) -> str:
-    folder = repo.split("/")[-1]
-    return (
-        f"Where there is a network: `hf download {repo} --local-dir {folder}`; bring that folder here and use "
-        f"`--model ./{folder}`. {_WORKS_NOW}"
-    )
-
-
-@contextmanager
-def _translated(repo: str, revision: str | None) -> Iterator[None]:
-    """The one door for errors of the hub and of the network below it."""
-    import httpx
-
-    errors = _library().errors
-    at = f" at revision {revision}" if revision else ""
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise DownloadFailed(
-            f"{repo} is gated: its owner asks for an agreement first.",
-            hint=f"Accept the terms on https://huggingface.co/{repo}, then `hf auth login`. {_WORKS_NOW}",
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise DownloadFailed(f"{repo} has no revision {revision}.", hint="Check the name after the @.") from error
-    except errors.RepositoryNotFoundError as error:
-        raise DownloadFailed(
-            f"The hub has no model {repo}, or it is private.",
-            hint=f"Check the name; for a private model `hf auth login` first. {_WORKS_NOW}",
-        ) from error
-    except (*errors.HfHubHTTPError.__bases__, httpx.HTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None and error.filename:
-            raise DownloadFailed(
-                f"{repo} could not be stored in {error.filename}: {error.strerror}.", hint="Check room and rights."
-            ) from error
-        raise DownloadFailed(f"{repo}{at} could not be fetched: {_reason(error)}.", hint=_by_hand(repo)) from error
-
-
-def _reason(error: BaseException) -> str:
-    """The hub's answer in a few words; where there was none, that."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return f"the hub answered {status}" if status else "the hub cannot be reached"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -13,9 +16,11 @@ from mlx.utils import tree_flatten
 
 from ocr_mlx.domain import ModelRef, Quantization
 from ocr_mlx.errors import CheckpointIncomplete, ModelError, WeightMismatch
-from ocr_mlx.model import quantized, registry, weights
-from ocr_mlx.model.base import Family, Graph, LoadedModel
-from ocr_mlx.model.folder import quantization_of, quantization_record, read_config
+from ocr_mlx.model import lora, quantized, registry, weights
+from ocr_mlx.model.adapter import ADAPTER_CONFIG, Adapter, check_base, read_adapter
+from ocr_mlx.model.base import Family, Graph, LoadedModel, Processor
+from ocr_mlx.model.folder import CONFIG, member, quantization_of, quantization_record, read_config
+from ocr_mlx.model.weight_files import is_weight_file
 
 STORED: Final = "stored"
 DTYPES: Final[Mapping[str, mx.Dtype]] = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -24,13 +29,17 @@ _SETTLE_BYTES: Final = 64_000_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A model's folder, understood but not read: `graph` has no weights yet, `record` is config.json's quantization."""
+    """A model's folder, understood but not read: `graph` has no weights yet, `record` is config.json's quantization.
+
+    `adapter` is merged into the folder's tensors as they are read.
+    """
 
     folder: Path
     config: Mapping[str, Any]
     family: Family
     graph: Graph
     record: Mapping[str, Any] | None
+    adapter: Adapter | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -47,10 +56,10 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, quantize: Quantizatio
     Raises ModelError and its kinds; the message names what is missing.
     """
     floats = floats_of(dtype)
-    checkpoint = open_checkpoint(ref.path)
+    checkpoint = open_checkpoint(ref.path, ref.adapter)
     if quantize is not None and checkpoint.record is not None:
         raise ModelError(f"{ref.id} is quantized already.", hint="Take the original checkpoint to quantize it anew.")
-    processor = checkpoint.family.processor(checkpoint.folder, checkpoint.config)
+    processor = _processor(checkpoint)
     expand = dtype is None and _on_cpu()
     _fill(checkpoint, floats, quantize, expand)
     return LoadedModel(
@@ -65,9 +74,15 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, quantize: Quantizatio
 def expected_bytes(ref: ModelRef, *, dtype: str | None = None) -> int:
     """About what `load_model` will hold, from the tables of the files alone, so that room can be made before."""
     floats = floats_of(dtype)
-    if floats is None and dtype is None and _on_cpu():
-        floats = mx.float32
-    return weights.stored_bytes(ref.path, floats.size if floats is not None else None)
+    if dtype is not None or not _on_cpu():
+        return weights.stored_bytes(ref.path, floats.size if floats is not None else None)
+    record = quantization_record(read_config(ref.path)) or {}
+
+    def group_size(path: str) -> int:
+        own = record.get(path)
+        return int((own if isinstance(own, Mapping) else record).get("group_size", 0))
+
+    return weights.stored_bytes(ref.path, mx.float32.size, group_size)
 
 
 def floats_of(dtype: str | None) -> mx.Dtype | None:
@@ -79,14 +94,19 @@ def floats_of(dtype: str | None) -> mx.Dtype | None:
     return DTYPES[dtype]
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read config.json and build the graph.
+def open_checkpoint(folder: Path, adapter: Path | None = None) -> Checkpoint:
+    """Read config.json and build the graph; the record names layers as the graph does. `adapter` is a LoRA's folder.
 
-    Raises CheckpointIncomplete or UnsupportedArchitecture.
+    Raises CheckpointIncomplete, UnsupportedArchitecture, or ModelError for an adapter that cannot be merged.
     """
     config = read_config(folder)
     family = registry.family_for(config)
+    to_merge = None if adapter is None else read_adapter(adapter)
+    if to_merge is not None:
+        check_base(to_merge, config)
     record = quantization_record(config)
+    if record is not None:
+        record = {family.rename(name): value for name, value in record.items()}
     try:
         graph = family.build(config)
     except KeyError as error:
@@ -99,12 +119,46 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             f"config.json in {folder.name} describes no {family.name} model: {error}.",
             hint="Download or convert the model again.",
         ) from error
-    return Checkpoint(folder=folder, config=config, family=family, graph=graph, record=record)
+    return Checkpoint(folder=folder, config=config, family=family, graph=graph, record=record, adapter=to_merge)
 
 
 def read_sanitized(checkpoint: Checkpoint, floats: mx.Dtype | None) -> dict[str, mx.array]:
-    """The folder's tensors in the graph's layout, floating ones as `floats` if given; errors as `read_weights`."""
-    return checkpoint.graph.sanitize(weights.read_weights(checkpoint.folder, floats))
+    """The folder's tensors in the graph's names and layout, floating ones as `floats` if given, an adapter's merged.
+
+    Errors as `read_weights` and `lora.merge`.
+    """
+    family, adapter = checkpoint.family, checkpoint.adapter
+    if adapter is None:
+        found = weights.renamed(weights.read_weights(checkpoint.folder, floats), family.rename)
+        return checkpoint.graph.sanitize(found)
+    found = weights.renamed(weights.read_weights(checkpoint.folder), family.rename)
+    merged = lora.merge(found, adapter, family.rename, floats)
+    changed = [name for name, array in merged.items() if array is not found[name]]
+    if floats is not None:
+        merged = {name: weights.cast(array, floats) for name, array in merged.items()}
+    tensors = checkpoint.graph.sanitize(merged)
+    if dropped := sorted(set(changed) - tensors.keys()):
+        raise ModelError(
+            f"The adapter {adapter.folder.name} changes {dropped[0]}, which this model has not by itself.",
+            hint="Merge it with the library that trained it, and take the merged model.",
+        )
+    return tensors
+
+
+def companion_files(checkpoint: Checkpoint) -> dict[str, Path]:
+    """Tokenizer, processor and generation files by name: what the family downloads, but for config and weights.
+
+    An adapter's own files go before its base's.
+    """
+    adapter = checkpoint.adapter
+    found: dict[str, Path] = {}
+    for folder in (checkpoint.folder, *([adapter.folder] if adapter is not None else [])):
+        for path in sorted(folder.iterdir()):
+            wanted = any(fnmatch(path.name, pattern) for pattern in checkpoint.family.files)
+            special = path.name in (CONFIG, ADAPTER_CONFIG) or is_weight_file(path.name)
+            if wanted and not special and path.is_file():
+                found[path.name] = member(folder, path.name)
+    return found
 
 
 def parameters(module: nn.Module) -> dict[str, mx.array]:
@@ -121,6 +175,20 @@ def check_fit(module: nn.Module, tensors: Mapping[str, mx.array]) -> None:
     shape = {name: (expected[name], found[name]) for name in both if expected[name] != found[name]}
     if missing or extra or shape:
         raise WeightMismatch(missing=missing, extra=extra, shape=shape)
+
+
+def _processor(checkpoint: Checkpoint) -> Processor:
+    """The family's processor. Where an adapter brings files of its own, both folders' are laid together for the reading."""
+    family, adapter = checkpoint.family, checkpoint.adapter
+    files = companion_files(checkpoint) if adapter is not None else {}
+    if adapter is None or not any(path.parent == adapter.folder for path in files.values()):
+        return family.processor(checkpoint.folder, checkpoint.config)
+    with tempfile.TemporaryDirectory(prefix="ocr_mlx-") as scratch:
+        together = Path(scratch) / adapter.folder.name
+        together.mkdir()
+        for name, path in {**files, CONFIG: checkpoint.folder / CONFIG}.items():
+            shutil.copyfile(path, together / name)
+        return family.processor(together, checkpoint.config)
 
 
 def _fill(checkpoint: Checkpoint, floats: mx.Dtype | None, quantize: Quantization | None, expand: bool) -> None:

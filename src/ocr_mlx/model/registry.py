@@ -29,11 +29,16 @@ def family_for(config: Mapping[str, Any]) -> Family:
     """The family that reads a config.json. Raises UnsupportedArchitecture, which lists what is supported."""
     model_type = config.get("model_type")
     for family in families():
-        if model_type in family.model_types:
+        if model_type in family.model_types and _is_of(family, config):
             return family
     known = "; ".join(f"{family.name} ({', '.join(family.model_types)})" for family in families())
     what = f"Models of type {model_type!r} are" if model_type else "A config.json without `model_type` is"
     raise UnsupportedArchitecture(f"{what} not supported.", hint=f"Supported are {known or 'none'}.")
+
+
+def _is_of(family: Family, config: Mapping[str, Any]) -> bool:
+    named = config.get("architectures")
+    return not family.architectures or not named or not set(family.architectures).isdisjoint(named)
 
 
 def aliases() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A result as text, Markdown or JSON.
 
-The JSON form is stable: keys are added, never renamed or removed. A page has `blocks` only where the model grounds;
-its token ids are in the Python result alone.
+The JSON form is stable: keys are added, never renamed or removed. A page has `blocks` only where the model grounds,
+and `following` only where further pages were read with it; its token ids are in the Python result alone.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def _page(page: PageResult) -> dict[str, Any]:
     ]
     return {
         "index": page.index,
+        **({"following": list(page.following)} if page.following else {}),
         "status": page.status.value,
         "text": page.text,
         "raw_text": page.raw_text,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from ocr_mlx.domain import ModelRef, Quantization
 from ocr_mlx.errors import ModelError
-from ocr_mlx.model.folder import CONFIG, member
-from ocr_mlx.model.load import Checkpoint, check_fit, floats_of, open_checkpoint, read_sanitized
+from ocr_mlx.model.folder import CONFIG
+from ocr_mlx.model.load import check_fit, companion_files, floats_of, open_checkpoint, read_sanitized
 from ocr_mlx.model.quantized import Packings, make_room, pack
-from ocr_mlx.model.weight_files import is_weight_file
 from ocr_mlx.quantize.recipe import check_options, choose, record
 from ocr_mlx.quantize.save import OnProgress, check_free, new_folder, save_tensors, write_json
 
@@ -28,7 +26,7 @@ def convert(
     dtype: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Path:
-    """Write `source` to the new folder `out`, and return it.
+    """Write `source` to the new folder `out`, and return it; an adapter becomes a whole model.
 
     `bits` None packs nothing; `mixed` lets the family give some layers more bits; `dtype` as in `load_model`, None
     keeps the stored type. Loading the result gives exactly what packing in memory gives.
@@ -38,7 +36,7 @@ def convert(
     out = Path(out).expanduser()
     check_free(out)
     floats = floats_of(dtype)
-    checkpoint = open_checkpoint(source.path)
+    checkpoint = open_checkpoint(source.path, source.adapter)
     if checkpoint.record is not None:
         raise ModelError(f"{source.id} is quantized already.", hint="Convert the original checkpoint.")
     quantization = None if bits is None else Quantization(bits=bits, group_size=group_size)
@@ -47,7 +45,8 @@ def convert(
     make_room(checkpoint.module, packings)
     check_fit(checkpoint.module, tensors)
     with new_folder(out) as folder:
-        _copy_companions(checkpoint, folder)
+        for name, path in companion_files(checkpoint).items():
+            shutil.copyfile(path, folder / name)
         write_json(folder / CONFIG, _config(checkpoint.config, packings, quantization, dtype))
         save_tensors(folder, tensors, on_progress=on_progress)
     return out
@@ -60,11 +59,3 @@ def _config(
     if floats_of(dtype) is not None:
         written["dtype" if "dtype" in config else "torch_dtype"] = dtype
     return written
-
-
-def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
-    """Tokenizer, processor and generation files: what the family downloads, but for config and weights."""
-    for path in sorted(checkpoint.folder.iterdir()):
-        wanted = any(fnmatch(path.name, pattern) for pattern in checkpoint.family.files)
-        if wanted and path.is_file() and path.name != CONFIG and not is_weight_file(path.name):
-            shutil.copyfile(member(checkpoint.folder, path.name), folder / path.name)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ocr_mlx.engine.build import _check_fence, _identity
+from ocr_mlx.engine.build import _check_fence, _identity, _loader
 from ocr_mlx.errors import SourceForbidden, UnknownModel
 from ocr_mlx.settings import Settings
 
@@ -25,6 +25,25 @@ def test_model_folders_stay_inside_the_file_roots(tmp_path: Path) -> None:
         with pytest.raises(SourceForbidden):
             _check_fence(name, fenced)
     _check_fence(str(outside), options())
+
+
+def test_the_base_of_an_adapter_stays_inside_the_file_roots_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def find(name: str, **more: object) -> object:
+        asked.append(more["roots"])
+        raise UnknownModel("enough")
+
+    monkeypatch.setattr("ocr_mlx.model.hub.find", find)
+    roots, default = tmp_path / "roots", tmp_path / "default"
+    (roots / "adapter").mkdir(parents=True)
+    fenced = options(OCR_MLX_FILE_ROOTS=str(roots), OCR_MLX_MODEL=str(default))
+    for which, name in ((fenced, roots / "adapter"), (fenced, default), (options(), roots / "adapter")):
+        with pytest.raises(UnknownModel):
+            _loader(which, None)(str(name), lambda _event: None)  # type: ignore[arg-type]
+    assert asked == [(roots,), None, None]
 
 
 def test_all_names_of_a_model_are_one(tmp_path: Path) -> None:

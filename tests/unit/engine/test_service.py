@@ -12,6 +12,7 @@ from ocr_mlx.domain import (
     DocumentStarted,
     Event,
     OcrRequest,
+    Page,
     PageDone,
     PageStarted,
     PageStatus,
@@ -22,7 +23,7 @@ from ocr_mlx.engine.cache import ModelCache
 from ocr_mlx.engine.service import OcrService
 from ocr_mlx.engine.worker import Worker
 from ocr_mlx.errors import Cancelled, InvalidOption, OcrMlxError, QueueFull, ShuttingDown, SourceNotFound
-from ocr_mlx.model.base import LoadedModel
+from ocr_mlx.model.base import LoadedModel, Mode, PreparedPage
 from tests.unit.fakes import FakeClock, FakeDocument, ScriptGraph, fake_model, ids, request
 
 SCRIPTS = [[ids("first page")], [ids("second, a little longer")], [ids("third"), ids("in two rows")]]
@@ -108,6 +109,54 @@ def test_one_bad_page_and_one_blank_page_do_not_fail_the_document() -> None:
         assert [page.status for page in pages] == ["ok", "failed", "blank", "ok", "failed"]
         assert pages[1].error is not None and pages[1].error.message == "This page is broken. Repair it."
         assert pages[2].text == ""
+
+
+def test_a_prompt_that_the_model_does_not_take_refuses_the_document() -> None:
+    with bench() as b:
+        b.document = FakeDocument([0, 1])
+        with pytest.raises(InvalidOption, match="cannot be asked"):
+            b.service.run(request(prompt=Prompt(text="not 0")))
+        assert b.document.closed
+        assert b.service.run(request(prompt=Prompt(text="anything"))).pages[0].status == "ok"
+
+
+def test_a_prompt_that_one_later_page_does_not_take_fails_that_page() -> None:
+    with bench() as b:
+        b.document = FakeDocument([0, 0, 0, 0, 1, 0])
+        statuses = [page.status for page in b.service.run(request(prompt=Prompt(text="not 1"))).pages]
+        assert statuses == ["ok", "ok", "ok", "ok", "failed", "ok"]
+
+
+def test_a_mode_may_read_several_pages_in_one_prompt() -> None:
+    with bench() as b:
+        b.document = FakeDocument([0, 1, 1, None, None, None, -1])
+        events: list[Event] = []
+        seen: list[int] = []
+        prepare = b.model.processor.prepare
+
+        def counting(page: Page, prompt: Prompt, mode: Mode) -> PreparedPage:
+            seen.append(len(page.following))
+            return prepare(page, prompt, mode)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(b.model.processor, "prepare", counting)
+            pages = b.service.run(request(prompt=Prompt(mode="together")), events.append).pages
+        assert [(page.index, page.following, page.status) for page in pages] == [
+            (0, (1,), "ok"),
+            (2, (3,), "ok"),
+            (4, (5,), "blank"),
+            (6, (), "failed"),
+        ]
+        assert seen == [1, 1]
+        assert DocumentStarted(model="fake", pages=(0, 2, 4, 6)) in events
+
+
+def test_a_page_that_cannot_be_had_fails_those_that_are_read_with_it() -> None:
+    with bench() as b:
+        b.document = FakeDocument([0, -1, 1])
+        pages = b.service.run(request(prompt=Prompt(mode="together"))).pages
+        assert [(page.index, page.following, page.status) for page in pages] == [(0, (1,), "failed"), (2, (), "ok")]
+        assert pages[0].error is not None and pages[0].error.message == "This page is broken. Repair it."
 
 
 def test_pages_decode_together() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from ocr_mlx.domain import DecodeParams, Finish
@@ -64,6 +66,20 @@ def test_rows_of_different_length_leave_as_they_end() -> None:
     assert ["".join(s.deltas) for s in said] == ["a", "a longer line", "mid"]
     assert graph(model).prefills == [3]
     assert batch.cache_bytes == 0
+
+
+def test_only_rows_of_one_shape_are_read_together() -> None:
+    model = fake_model([])
+    batch = DecodeBatch(model)
+    said = [Said(model, text) for text in "abcde"]
+    tiles = [(2, 4, 4), (3, 4, 4), (2, 4, 4), None, (2, 4, 4)]
+    for one, shape in zip(said, tiles, strict=True):
+        extras = dict(one.row.inputs.extras) | ({"tiles": np.zeros(shape)} if shape else {})
+        one.row.inputs = replace(one.row.inputs, extras=extras)
+    batch.join([one.row for one in said])
+    drain(batch)
+    assert sorted(graph(model).prefills) == [1, 1, 3]
+    assert [one.end()[0] for one in said] == list("abcde")
 
 
 def test_rows_join_a_running_batch() -> None:

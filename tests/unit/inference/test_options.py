@@ -15,6 +15,7 @@ from ocr_mlx.inference.options import check
         {},
         {"max_new_tokens": 1, "temperature": 0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.2, "seed": 2**63 - 1},
         {"seed": None, "stop": ("END",), "repetition_window": 1, "no_repeat_ngram": 0},
+        {"ngram_window": 0, "ngram_whitelist": (5, 0)},
     ],
 )
 def test_what_makes_sense_passes(options: dict[str, Any]) -> None:
@@ -35,6 +36,9 @@ def test_what_makes_sense_passes(options: dict[str, Any]) -> None:
         ("repetition_penalty", 0),
         ("repetition_window", 0),
         ("no_repeat_ngram", -1),
+        ("ngram_window", -1),
+        ("ngram_whitelist", 3),
+        ("ngram_whitelist", (-1,)),
         ("seed", -1),
         ("seed", 2**65),
         ("stop", "page"),

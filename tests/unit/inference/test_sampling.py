@@ -100,3 +100,32 @@ def test_top_k() -> None:
 )
 def test_ngrams_that_would_repeat(history: list[int], size: int, ends: list[int]) -> None:
     assert repeated_ngram_ends(history, size) == ends
+
+
+def banned_by_upstream(ids: list[int], size: int, window: int, whitelist: set[int]) -> set[int]:
+    """DeepSeek-OCR's NoRepeatNGramLogitsProcessor, as its description has it."""
+    if len(ids) < size:
+        return set()
+    prefix = tuple(ids[-(size - 1) :])
+    found = set()
+    for start in range(max(0, len(ids) - window), len(ids) - size + 1):
+        ngram = tuple(ids[start : start + size])
+        if ngram[:-1] == prefix:
+            found.add(ngram[-1])
+    return found - whitelist
+
+
+def test_ngrams_in_a_window_are_banned_as_upstream_bans_them() -> None:
+    random = np.random.default_rng(3)
+    outcomes = set()
+    for _ in range(300):
+        history = random.integers(0, 3, random.integers(0, 30)).tolist()
+        size, window = int(random.integers(2, 5)), int(random.integers(1, 30))
+        banned = banned_by_upstream(history, size, window, {2})
+        outcomes.add(len(banned))
+        assert set(repeated_ngram_ends(history, size, window)) - {2} == banned
+        params = DecodeParams(no_repeat_ngram=size, ngram_window=window, ngram_whitelist=(2,))
+        logits = mx.array([3.0, 2.0, 1.0, 0.0])
+        expected = min(set(range(4)) - banned)
+        assert Sampler(params).choose(logits, history).item() == expected
+    assert outcomes == {0, 1, 2}

@@ -15,10 +15,11 @@ COMMIT = "a" * 40
 
 @dataclass(kw_only=True)
 class FakeHub:
-    """`files` of the one repository `someone/tiny`; faults are counted down; `requests` is what was asked."""
+    """`files` of the repository `someone/tiny`, and those of others; faults are counted down; `requests` is what was asked."""
 
     files: dict[str, bytes]
-    lfs: frozenset[str] = frozenset({"model.safetensors", "pytorch_model.bin"})
+    others: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    lfs: frozenset[str] = frozenset({"model.safetensors", "pytorch_model.bin", "adapter_model.safetensors"})
     commit: str = COMMIT
     url: str = ""
     cut_after: list[int] = field(default_factory=list)
@@ -28,20 +29,22 @@ class FakeHub:
     denied: tuple[int, str] | None = None
     requests: list[str] = field(default_factory=list)
 
-    def etag(self, name: str) -> str:
-        data = self.files[name]
+    def of(self, repo: str) -> dict[str, bytes]:
+        return {"someone/tiny": self.files, **self.others}.get(repo, {})
+
+    def etag(self, name: str, data: bytes) -> str:
         if name in self.lfs:
             return hashlib.sha256(data).hexdigest()
         return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
-    def listing(self) -> dict[str, object]:
+    def listing(self, repo: str) -> dict[str, object]:
         siblings = []
-        for name, data in self.files.items():
-            entry: dict[str, object] = {"rfilename": name, "size": len(data), "blobId": self.etag(name)}
+        for name, data in self.of(repo).items():
+            entry: dict[str, object] = {"rfilename": name, "size": len(data), "blobId": self.etag(name, data)}
             if name in self.lfs:
-                entry["lfs"] = {"size": len(data), "sha256": self.etag(name), "pointerSize": 130}
+                entry["lfs"] = {"size": len(data), "sha256": self.etag(name, data), "pointerSize": 130}
             siblings.append(entry)
-        return {"id": "someone/tiny", "modelId": "someone/tiny", "sha": self.commit, "siblings": siblings, "tags": []}
+        return {"id": repo, "modelId": repo, "sha": self.commit, "siblings": siblings, "tags": []}
 
 
 @contextmanager
@@ -61,27 +64,24 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
             hub.requests.append(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
             if hub.denied is not None:
                 self.answer(hub.denied[0], b"no", {"X-Error-Code": hub.denied[1]})
-            elif path.startswith("/api/models/someone/tiny"):
-                known = path.removeprefix("/api/models/someone/tiny") in (
-                    "",
-                    "/revision/main",
-                    f"/revision/{hub.commit}",
-                )
-                if known:
-                    self.answer(200, json.dumps(hub.listing()).encode(), {"Content-Type": "application/json"})
-                else:
-                    self.answer(404, b"no", {"X-Error-Code": "RevisionNotFound"})
-            elif path.startswith("/someone/tiny/resolve/"):
-                self.file(path.split("/", 5)[5])
-            else:
+                return
+            words = path.removeprefix("/api/models").split("/", 5)[1:]
+            repo, rest = "/".join(words[:2]), words[2:]
+            if not hub.of(repo):
                 self.answer(404, b"no", {"X-Error-Code": "RepoNotFound"})
+            elif rest[:1] == ["resolve"]:
+                self.file(repo, rest[2])
+            elif rest in ([], ["revision", "main"], ["revision", hub.commit]):
+                self.answer(200, json.dumps(hub.listing(repo)).encode(), {"Content-Type": "application/json"})
+            else:
+                self.answer(404, b"no", {"X-Error-Code": "RevisionNotFound"})
 
-        def file(self, name: str) -> None:
-            if name not in hub.files:
+        def file(self, repo: str, name: str) -> None:
+            if name not in hub.of(repo):
                 self.answer(404, b"no", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": hub.commit})
                 return
-            data = hub.files[name]
-            headers = {"X-Repo-Commit": hub.commit, "ETag": f'"{hub.etag(name)}"'}
+            data = hub.of(repo)[name]
+            headers = {"X-Repo-Commit": hub.commit, "ETag": f'"{hub.etag(name, data)}"'}
             asked = self.headers.get("Range", "")
             status = 200
             if name in hub.lfs and self.command == "GET":

@@ -11,6 +11,7 @@ import pytest
 from ocr_mlx.domain import Quantization
 from ocr_mlx.errors import CheckpointIncomplete, DownloadFailed, UnknownModel, UnsupportedArchitecture
 from ocr_mlx.model import hub as hub_module
+from ocr_mlx.model import hub_files
 from ocr_mlx.model.base import Family
 from ocr_mlx.model.hub import Hub, downloaded, find
 from ocr_mlx.model.load import load_model
@@ -24,7 +25,7 @@ ONE_MORE = "b" * 40
 def _every_file_counts_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
-    monkeypatch.setattr(hub_module, "_LARGE", 1000)
+    monkeypatch.setattr(hub_files, "_LARGE", 1000)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
 
 

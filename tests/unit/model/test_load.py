@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -11,9 +12,9 @@ from mlx import nn
 
 from ocr_mlx.domain import ModelRef, Quantization
 from ocr_mlx.errors import CheckpointIncomplete, ModelError, UnsupportedArchitecture, WeightMismatch
-from ocr_mlx.model import load
+from ocr_mlx.model import load, registry
 from ocr_mlx.model.load import expected_bytes, load_model, parameters
-from tests.unit.model.tiny import checkpoint_tensors, logits, write_folder
+from tests.unit.model.tiny import TINY, checkpoint_tensors, logits, write_folder
 
 FOUR = Quantization(bits=4, group_size=64)
 
@@ -35,6 +36,44 @@ def test_tensors_arrive_in_the_layout_of_the_graph(ref: ModelRef) -> None:
     assert loaded.family.name == "tiny"
     assert loaded.processor == ref.path.name
     assert loaded.ref == ref
+
+
+@pytest.fixture
+def renaming(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family that also reads `old.` names."""
+    family = replace(TINY, rename=lambda name: name.removeprefix("old."))
+    monkeypatch.setattr(registry, "families", lambda: (family,))
+
+
+def old(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"old.{name}": array for name, array in tensors.items()}
+
+
+@pytest.mark.usefixtures("renaming")
+def test_another_naming_is_read(ref: ModelRef, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "old", old(checkpoint_tensors()))
+    found = load_model(ModelRef(id="old", path=folder))
+    assert mx.array_equal(logits(found.graph), logits(load_model(ref).graph))
+
+
+@pytest.mark.usefixtures("renaming", "gpu")
+def test_another_naming_is_read_quantized_layer_by_layer(tmp_path: Path) -> None:
+    tensors = checkpoint_tensors()
+    names = ("weight", "scales")
+    packed = mx.quantize(mx.array(tensors.pop("head.weight")), group_size=32, bits=4, mode="mxfp4")
+    tensors |= {f"head.{name}": np.array(array) for name, array in zip(names, packed, strict=True)}
+    record = {"group_size": 64, "bits": 8, "old.head": {"group_size": 32, "bits": 4, "mode": "mxfp4"}}
+    folder = write_folder(tmp_path / "old", old(tensors), quantization=record)
+    head = load_model(ModelRef(id="old", path=folder)).graph.head  # type: ignore[attr-defined]
+    assert (head.mode, head.bits, head.group_size) == ("mxfp4", 4, 32)
+
+
+@pytest.mark.usefixtures("renaming")
+def test_a_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
+    tensors = checkpoint_tensors()
+    folder = write_folder(tmp_path / "twice", tensors | {"old.head.weight": tensors["head.weight"]})
+    with pytest.raises(CheckpointIncomplete, match=r"head\.weight is there twice"):
+        load_model(ModelRef(id="twice", path=folder))
 
 
 def test_once_loaded_the_files_are_no_longer_needed(ref: ModelRef) -> None:
@@ -202,6 +241,15 @@ def test_expected_bytes_is_what_loading_holds_but_for_dropped_buffers(tmp_path: 
     for one in (ref, half):
         for dtype in (None, "float16", "stored"):
             assert expected_bytes(one, dtype=dtype) - buffer == load_model(one, dtype=dtype).bytes
+
+
+def test_expected_bytes_counts_packed_layers_as_they_will_be_held(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = ModelRef(id="packed", path=packed)
+    assert expected_bytes(one) - 16 * 8 == load_model(one).bytes
+    monkeypatch.setattr(load, "_on_cpu", lambda: False)
+    assert expected_bytes(one) - 16 * 8 == load_model(one).bytes < one.path.joinpath("model.safetensors").stat().st_size
 
 
 def test_loading_holds_little_more_than_the_weights(tmp_path: Path) -> None:

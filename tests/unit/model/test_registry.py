@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ocr_mlx.errors import UnknownModel, UnsupportedArchitecture
 from ocr_mlx.model import registry
+from tests.unit.model.tiny import TINY
 
 
 def test_a_config_finds_its_family_by_model_type() -> None:
@@ -18,6 +20,15 @@ def test_a_config_finds_its_family_by_model_type() -> None:
 def test_another_config_is_refused_and_told_what_there_is(config: dict[str, object]) -> None:
     with pytest.raises(UnsupportedArchitecture, match=r"Supported are tiny \(tiny\)"):
         registry.family_for(config)
+
+
+def test_a_family_may_want_an_architecture_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    picky = replace(TINY, name="picky", architectures=("PickyForReading", "OldPicky"))
+    monkeypatch.setattr(registry, "families", lambda: (picky, TINY))
+    named = {"model_type": "tiny", "architectures": ["PickyForReading"]}
+    assert registry.family_for(named).name == "picky"
+    assert registry.family_for({"model_type": "tiny"}).name == "picky"
+    assert registry.family_for({"model_type": "tiny", "architectures": ["TinyForChat"]}).name == "tiny"
 
 
 @pytest.mark.parametrize(

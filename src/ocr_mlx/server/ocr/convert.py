@@ -45,6 +45,8 @@ def _overrides(body: OCRRequest) -> DecodeOverrides:
         top_k=UNSET if body.top_k is None else body.top_k,
         repetition_penalty=UNSET if body.repetition_penalty is None else body.repetition_penalty,
         no_repeat_ngram=UNSET if body.no_repeat_ngram is None else body.no_repeat_ngram,
+        ngram_window=UNSET if body.ngram_window is None else body.ngram_window,
+        stop=UNSET if body.stop is None else tuple(body.stop),
         seed=UNSET if body.seed is None else body.seed,
     )
 
@@ -70,7 +72,7 @@ def _reason(page: PageResult) -> PageError:
 
 def headers(result: OcrResult) -> dict[str, str]:
     """What became of each page: a list such as `ok,truncated`, or counts such as `ok=998;failed=2` for many pages."""
-    statuses = [page.status.value for page in result.pages]
+    statuses = [page.status.value for page in result.pages for _ in (page.index, *page.following)]
     listed = ",".join(statuses) if len(statuses) <= _LISTED else _counts(statuses)
     told = {
         "X-OCR-MLX-Pages": str(len(statuses)),

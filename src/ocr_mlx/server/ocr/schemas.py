@@ -47,6 +47,12 @@ class OCRRequest(BaseModel):
     no_repeat_ngram: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         default=None, description="No run of this many tokens comes twice; 0 is off."
     )
+    ngram_window: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        default=None, description="How many of the last tokens `no_repeat_ngram` looks at; 0 is all."
+    )
+    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=16)] | None = Field(
+        default=None, description="Strings that end a page's text, and are not part of it."
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(default=None, description="Makes sampling repeatable.")
     dpi: Annotated[float, Field(ge=18.0, le=1200.0, **FINITE)] | None = Field(
         default=None, description="Resolution for PDF pages; left out: the model's own."

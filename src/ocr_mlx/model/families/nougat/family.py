@@ -53,4 +53,6 @@ FAMILY = Family(
     build=build,
     processor=processor,
     recipe=recipe,
+    sizes={"facebook/nougat-small": 989_534_688, "facebook/nougat-base": 1_394_751_968},
+    published_bits=32,
 )

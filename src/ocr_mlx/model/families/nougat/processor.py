@@ -18,12 +18,13 @@ from ocr_mlx.model.families.nougat.config import NougatConfig
 from ocr_mlx.model.families.nougat.picture import PictureSettings, page_pixels
 from ocr_mlx.model.families.nougat.postprocess import clean_page
 from ocr_mlx.model.families.nougat.stopping import ScoreVarianceTest
-from ocr_mlx.model.families.nougat.strips import StripSettings, split_page, strip_planes
-from ocr_mlx.model.families.nougat.tokenizer import UNKNOWN, end_token_ids, read_tokenizer, special_id
+from ocr_mlx.model.families.nougat.strips import StripSettings, split_page, strip_planes, tidy
 from ocr_mlx.model.folder import read_json
+from ocr_mlx.model.tokenizer import eos_ids, read_tokenizer, token_id
 
 _PAGES = ("NougatImageProcessor", "NougatImageProcessorFast", "NougatImageProcessorPil")
 _STRIPS = "LineStripImageProcessor"
+_START, _PAD, _END, _UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
 Pixels = NDArray[np.float32]
 _AGAIN = "Download or convert the model again."
 
@@ -35,9 +36,10 @@ class _Processor:
     max_rows: int
 
     def __init__(self, folder: Path, config: NougatConfig, raw: Mapping[str, Any]) -> None:
-        self.tokenizer: Tokenizer = read_tokenizer(folder, config.decoder.vocab_size)
-        self.eos_token_ids = end_token_ids(folder, raw, self.tokenizer)
-        self.suppress_token_ids: tuple[int, ...] = (special_id(self.tokenizer, UNKNOWN),)
+        special = dict.fromkeys((_START, _PAD, _END, _UNKNOWN))
+        self.tokenizer: Tokenizer = read_tokenizer(folder, special, vocabulary=config.decoder.vocab_size)
+        self.eos_token_ids = eos_ids(folder, raw, (token_id(self.tokenizer, _END),))
+        self.suppress_token_ids: tuple[int, ...] = (token_id(self.tokenizer, _UNKNOWN),)
         self._start = config.start_token_id
         self._limit = config.decoder.max_position_embeddings - 1
 
@@ -100,12 +102,8 @@ class StripProcessor(_Processor):
         return PreparedPage(rows=rows, glue=tuple(strip.glue for strip in strips))
 
     def postprocess(self, raw_text: str, page: Page, prepared: PreparedPage, mode: Mode) -> PageText:
-        """Strips without text leave spaces and empty lines behind: those go, and nothing else."""
-        lines = (" ".join(part for part in line.split(" ") if part) for line in raw_text.split("\n"))
-        text = "\n".join(lines).strip()
-        while "\n\n\n" in text:
-            text = text.replace("\n\n\n", "\n\n")
-        return PageText(text=text)
+        """Tidied up: strips without text leave gaps."""
+        return PageText(text=tidy(raw_text))
 
     def repetition_test(self) -> None:
         """None: a strip is shorter than upstream's test needs."""

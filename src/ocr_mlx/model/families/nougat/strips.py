@@ -5,6 +5,7 @@ Lines are runs of rows with ink, columns are parted by a white gutter, long line
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -86,14 +87,14 @@ def split_page(image: Image.Image, settings: StripSettings) -> list[Strip]:
 
 
 def join_strips(strips: Sequence[Strip], texts: Sequence[str]) -> str:
-    """Put the texts of a page's strips together; a strip without text leaves at most its line break."""
-    page = glue = ""
-    for strip, text in zip(strips, texts, strict=True):
-        glue = max(glue, strip.glue, key=lambda kind: (kind.count("\n"), len(kind)))
-        if text.strip():
-            page += (glue if page else "") + text.strip()
-            glue = ""
-    return page
+    """Put the texts of a page's strips together, each behind its glue."""
+    return tidy("".join(strip.glue + text for strip, text in zip(strips, texts, strict=True)))
+
+
+def tidy(text: str) -> str:
+    """Strips without text leave spaces and empty lines behind: those go, and nothing else."""
+    lines = (" ".join(part for part in line.split(" ") if part) for line in text.split("\n"))
+    return re.sub("\n{3,}", "\n\n", "\n".join(lines).strip())
 
 
 def strip_planes(pixels: Grey) -> NDArray[np.float32]:

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ocr_mlx.model.layers import attention
+from ocr_mlx.model.layers.attention import Mask, attend
+
+
+def made(length: int, keys: int) -> tuple[mx.array, mx.array, mx.array]:
+    random = np.random.default_rng(5)
+    shapes = ((2, 4, length, 8), (2, 2, keys, 8), (2, 2, keys, 8))
+    queries, seen, values = (mx.array(random.standard_normal(shape, np.float32)) for shape in shapes)
+    return queries, seen, values
+
+
+def masks(length: int, keys: int) -> dict[str, Mask]:
+    random = np.random.default_rng(6)
+    return {
+        "none": None,
+        "causal": "causal",
+        "bias": mx.array(random.standard_normal((2, 4, length, keys), np.float32)),
+        "columns": mx.array(random.random((2, 1, 1, keys)) > 0.3),
+    }
+
+
+@pytest.mark.parametrize("name", ["none", "causal", "bias", "columns"])
+@pytest.mark.parametrize("keys", [37, 50])
+def test_blocks_of_queries_give_what_all_at_once_give(name: str, keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, seen, values = made(37, keys)
+    mask = masks(37, keys)[name]
+    whole = np.array(mx.fast.scaled_dot_product_attention(queries, seen, values, scale=0.3, mask=mask))
+    monkeypatch.setattr(attention, "on_cpu", lambda: True)
+    monkeypatch.setattr(attention, "_SCORES", 2 * 4 * keys * 5)
+    np.testing.assert_allclose(np.array(attend(queries, seen, values, scale=0.3, mask=mask)), whole, rtol=0, atol=1e-6)
