@@ -158,6 +158,11 @@ Model = Annotated[str, typer.Option("--model", "-m", help="Alias, hub id or fold
 Temperature = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="0 takes the most probable token each time.")]
 TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus; counts only above temperature 0.")]
 Penalty = Annotated[float | None, typer.Option(min=1.0, help="Weakens tokens that came lately; 1 is off.")]
+Ngram = Annotated[int | None, typer.Option(min=0, help="No run of this many tokens comes twice; 0 is off.")]
+NgramWindow = Annotated[int | None, typer.Option(min=0, help="How many of the last tokens that looks at; 0 is all.")]
+Stop = Annotated[
+    list[str] | None, typer.Option(metavar="<text>", help="Text that ends a page, and is left out; may be repeated.")
+]
 Format = Annotated[str, typer.Option("--format", "-f", help="txt, md or json; without it the output's ending decides.")]
 
 
@@ -179,9 +184,9 @@ def read_command(
     top_p: TopP = None,
     top_k: Annotated[int | None, typer.Option(min=0, help="Sample among this many tokens; 0 is off.")] = None,
     repetition_penalty: Penalty = None,
-    no_repeat_ngram: Annotated[
-        int | None, typer.Option(min=0, help="No run of this many tokens comes twice; 0 is off.")
-    ] = None,
+    no_repeat_ngram: Ngram = None,
+    ngram_window: NgramWindow = None,
+    stop: Stop = None,
     padding: Annotated[int, typer.Option(help="White pixels to add on all sides; negative ones crop.")] = 0,
     mode: Annotated[str, typer.Option(help="One of the model's presets.")] = "",
     prompt: Annotated[str, typer.Option(help="What to ask, for models that take a prompt.")] = "",
@@ -207,6 +212,8 @@ def read_command(
             top_k=top_k,
             repetition_penalty=repetition_penalty,
             no_repeat_ngram=no_repeat_ngram,
+            ngram_window=ngram_window,
+            stop=tuple(stop) if stop else None,
             seed=seed,
         ),
         page_range=pages,
@@ -305,21 +312,32 @@ def convert_command(
         console.say(done)
 
 
-@app.command("models")
+@app.command("models", cls=Shown)
 def models_command(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON array.")] = False,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Alias, hub id, folder or family: tell its modes and defaults.")
+    ] = "",
+    family: Annotated[str, typer.Option("--family", help="Tell all about one family and its models.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object, with everything.")] = False,
 ) -> None:
-    """List models, their short names, and what is on this disk."""
-    from ocr_mlx.cli.models import entries, table
+    """List models: names, licences, sizes, what is here and loaded.
+
+    With MODEL or --family: the modes that --mode takes, their prompts, and how they decode.
+    """
+    from ocr_mlx.cli.listing import details, table
+    from ocr_mlx.cli.models import narrowed, overview
 
     with told():
         settings = context.obj.settings()
-        found = entries(settings)
+        found = overview(settings)
+        one = bool(model or family)
+        if one:
+            found = narrowed(found, settings, model, family)
         if as_json:
-            console.say(json.dumps([entry.record() for entry in found], indent=2))
+            console.say(json.dumps(found.record(), indent=2))
         else:
-            console.say("\n".join(table(found, settings.model)))
+            console.say("\n".join(details(found) if one else table(found)))
 
 
 @app.command("doctor")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ocr_mlx.cli.progress import Reporter
+from ocr_mlx.domain import ModelProgress
 from ocr_mlx.settings import Settings
 
 
@@ -41,6 +42,9 @@ def convert(settings: Settings, options: ConvertOptions, reporter: Reporter) -> 
         offline=settings.offline,
         cache_dir=settings.models_dir,
         on_progress=_told(reporter, options.source, "downloading"),
+        on_download=lambda family, repo: reporter.event(
+            ModelProgress(model=repo, stage="downloading", licence=family.licence)
+        ),
     )
     folder = run(
         found,

@@ -1,9 +1,9 @@
-"""`convert`, `models`, `doctor`, the bars, and the way to the server."""
+"""`convert`, `doctor`, the bars, and the way to the server."""
 
 from __future__ import annotations
 
 import io
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from ocr_mlx import __main__ as program
 from ocr_mlx.cli import __main__ as module
 from ocr_mlx.cli import doctor, progress
 from ocr_mlx.cli.app import Tools, main, module_main
-from ocr_mlx.cli.models import Entry, entries, table
 from ocr_mlx.domain import (
     DocumentStarted,
     ModelProgress,
@@ -27,7 +26,7 @@ from ocr_mlx.domain import (
 )
 from ocr_mlx.domain import Upload as Bytes
 from ocr_mlx.errors import DownloadFailed, UnknownModel
-from ocr_mlx.model import hub
+from ocr_mlx.model import hub, registry
 from ocr_mlx.settings import Settings
 from tests.wire.fakes import FakeService, page, result
 
@@ -49,6 +48,7 @@ def converted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str,
     asked: list[dict[str, Any]] = []
 
     def find(name: str, **more: Any) -> ModelRef:
+        more["on_download"](replace(registry.family_for({"model_type": "vision-encoder-decoder"}), licence="CC"), name)
         more["on_progress"](1, 2)
         asked.append({"name": name, "offline": more["offline"], "cache_dir": more["cache_dir"]})
         return ModelRef(id=name, path=tmp_path)
@@ -77,6 +77,13 @@ def test_convert_passes_its_options(
         {"source": "org/m", "bits": 4, "group_size": 32, "mixed": True, "dtype": "float16"},
     ]
     assert capsys.readouterr().out.startswith(f"{out}: 0.1 MB in ")
+
+
+def test_convert_tells_the_licence_of_what_it_downloads(
+    converted: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("convert", "org/m", "--out", str(tmp_path / "out"), "--quiet") == 0
+    assert "Downloading org/m. Licence of its weights: CC" in capsys.readouterr().err
 
 
 def test_convert_says_nothing_of_what_was_not_said(converted: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -121,9 +128,6 @@ def test_convert_of_a_model_that_is_not(tmp_path: Path, capsys: pytest.CaptureFi
     assert "no-such-model" in capsys.readouterr().err
 
 
-# --- models ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def two_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def downloaded(_cache: Path | None) -> list[hub.Downloaded]:
@@ -135,32 +139,6 @@ def two_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ]
 
     monkeypatch.setattr(hub, "downloaded", downloaded)
-
-
-def test_models_lists_what_is_known_and_what_is_here(two_here: None) -> None:
-    found = {entry.checkpoint: entry for entry in entries(Settings())}
-    assert (found["facebook/nougat-small"].bytes, found["facebook/nougat-small"].complete) == (None, False)
-    assert (found["facebook/nougat-base"].bytes, found["facebook/nougat-base"].complete) == (5_000_000, True)
-    assert found["me/tuned"].family == "nougat" and not found["me/tuned"].complete
-    assert all(entry.licence for entry in found.values())
-
-
-def test_models_prints_a_table_or_json(two_here: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("models") == 0
-    head, *rows = capsys.readouterr().out.splitlines()
-    assert head.split()[:4] == ["MODEL", "ALSO", "FAMILY", "ON"]
-    assert any("facebook/nougat-small (default)" in row for row in rows)
-    assert any("me/tuned" in row and "5 MB, incomplete" in row for row in rows)
-    assert call("models", "--json") == 0
-    assert {"facebook/nougat-base", "me/tuned"} <= {
-        entry["checkpoint"] for entry in json.loads(capsys.readouterr().out)
-    }
-
-
-def test_columns_line_up() -> None:
-    entry = Entry(checkpoint="a", names=("long-name",), family="zz", licence="one\ntwo", bytes=None, complete=False)
-    head, row = table([entry], "long-name")
-    assert head.index("FAMILY") == row.index("zz") and "(default)" in row and "two" not in row
 
 
 # --- doctor ----------------------------------------------------------------------------------------------------------
