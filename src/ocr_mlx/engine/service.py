@@ -307,8 +307,8 @@ class _Reading:
             on_done()
 
     def _refuse(self, refused: _Refused) -> None:
-        """What no page could be asked is the request's fault; what only some cannot is theirs."""
-        if not self._running and not self._done:
+        """What the first page cannot be asked is the request's fault; what only others cannot is theirs."""
+        if refused.index == next(iter(self._following)):
             raise refused.problem
         self._finish(pipeline.failed(refused.index, refused.problem))
 

@@ -122,9 +122,22 @@ def test_a_prompt_that_the_model_does_not_take_refuses_the_document() -> None:
 
 def test_a_prompt_that_one_later_page_does_not_take_fails_that_page() -> None:
     with bench() as b:
-        b.document = FakeDocument([0, 0, 0, 0, 1, 0])
-        statuses = [page.status for page in b.service.run(request(prompt=Prompt(text="not 1"))).pages]
-        assert statuses == ["ok", "ok", "ok", "ok", "failed", "ok"]
+        b.document = FakeDocument([0, 1, 0])
+        prepare = b.model.processor.prepare
+        refused = threading.Event()
+
+        def late(page: Page, prompt: Prompt, mode: Mode) -> PreparedPage:
+            if page.index == 0:
+                refused.wait(10)
+            try:
+                return prepare(page, prompt, mode)
+            finally:
+                refused.set()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(b.model.processor, "prepare", late)
+            statuses = [page.status for page in b.service.run(request(prompt=Prompt(text="not 1"))).pages]
+        assert statuses == ["ok", "failed", "ok"]
 
 
 def test_a_mode_may_read_several_pages_in_one_prompt() -> None:

@@ -2,47 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from itertools import product
+from typing import Any, Final, Literal
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
 from ocr_mlx.model.layers.activations import on_cpu
 
 Mask = mx.array | Literal["causal"] | None
-_SCORES = 1 << 26
-"""Scores that may be held at once: 256 MB in float32."""
+Floats = NDArray[np.float32]
+_FEW: Final = 1 << 22
+"""With no more scores in a row than this, all at once is fast enough. Neighbours must not change a row's way."""
+_BLOCK: Final = 1 << 22
+"""Scores of one head that are worked on together, 16 MB."""
 
 
 def attend(queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Mask = None) -> mx.array:
     """As `mx.fast.scaled_dot_product_attention` over [rows, heads, length, size].
 
-    A GPU's kernel never lays the scores out. A CPU would, so there blocks of queries take turns; each query sees the same
-    keys as ever, and the result is the same. An array `mask` has [..., queries, keys], or one row of keys for all.
+    A GPU's kernel never lays the scores out. On a CPU mlx would, and its exponential takes ten times as long as numpy's, so
+    there float32 goes through numpy, one head and some queries at a time. An array `mask` is [..., queries, keys], or has one
+    row of keys for all.
     """
-    rows, heads, length, _ = queries.shape
-    block = max(_SCORES // (rows * heads * keys.shape[2]), 1)
-    if length <= block or not on_cpu():
+    few = queries.shape[1] * queries.shape[2] * keys.shape[2] <= _FEW
+    if few or queries.dtype != mx.float32 or not on_cpu():
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
-    parts = []
-    for start in range(0, length, block):
-        stop = min(start + block, length)
-        part = mx.fast.scaled_dot_product_attention(
-            queries[:, :, start:stop],
-            keys,
-            values,
-            scale=scale,
-            mask=_of_block(mask, start, stop, length, keys.shape[2]),
-        )
-        mx.eval(part)  # else all blocks' scores would be laid out together
-        parts.append(part)
-    return mx.concatenate(parts, axis=2)
+    seen = None if mask is None or isinstance(mask, str) else _spread(mask, queries, keys)
+    parts = np.asarray(queries * scale), np.asarray(keys), np.asarray(values)
+    return mx.array(_in_blocks(*parts, seen, causal=isinstance(mask, str)))
 
 
-def _of_block(mask: Mask, start: int, stop: int, length: int, columns: int) -> mx.array | None:
-    """The mask's rows for queries start..stop of `length`, of which the last stands at the last key."""
+def _spread(mask: mx.array, queries: mx.array, keys: mx.array) -> NDArray[Any]:
+    """The mask as if there were one for every row and head."""
+    shape = (*queries.shape[:2], mask.shape[-2], keys.shape[2])
+    return np.broadcast_to(np.asarray(mask), shape)
+
+
+def _in_blocks(queries: Floats, keys: Floats, values: Floats, mask: NDArray[Any] | None, *, causal: bool) -> Floats:
+    rows, heads, length, _ = queries.shape
+    columns, shared = keys.shape[2], heads // keys.shape[1]
+    out = np.empty((rows, heads, length, values.shape[-1]), np.float32)
+    block = max(_BLOCK // columns, 1)
+    for row, head, start in product(range(rows), range(heads), range(0, length, block)):
+        some = slice(start, min(start + block, length))
+        # Of `length` queries the last stands at the last key.
+        stop = columns - length + some.stop if causal else columns
+        seen = _causal(some, length, columns) if causal else _rows_of(mask, row, head, some)
+        key, value = (part[row, head // shared, :stop] for part in (keys, values))
+        out[row, head, some] = _mixed(queries[row, head, some], key, value, seen)
+    return out
+
+
+def _rows_of(mask: NDArray[Any] | None, row: int, head: int, some: slice) -> NDArray[Any] | None:
     if mask is None:
         return None
-    if isinstance(mask, str):
-        places = mx.arange(start, stop) + (columns - length)
-        return mx.arange(columns) <= places[:, None]
-    return mask if mask.shape[-2] == 1 else mask[..., start:stop, :]
+    return mask[row, head] if mask.shape[2] == 1 else mask[row, head, some]
+
+
+def _causal(some: slice, length: int, columns: int) -> NDArray[np.bool_]:
+    places = np.arange(some.start, some.stop) + columns - length
+    return np.arange(places[-1] + 1) <= places[:, None]
+
+
+def _mixed(queries: Floats, keys: Floats, values: Floats, mask: NDArray[Any] | None) -> Floats:
+    """Some queries [some, size] of one head over [columns, size]."""
+    scores: Floats = queries @ keys.T
+    if mask is not None and mask.dtype == np.bool_:
+        np.copyto(scores, np.float32(-np.inf), where=~mask)
+    elif mask is not None:
+        scores += mask
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    mixed: Floats = scores @ values
+    mixed /= scores.sum(axis=-1, keepdims=True)
+    return mixed

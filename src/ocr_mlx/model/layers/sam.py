@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx import nn
 
 from ocr_mlx.model.layers.activations import activation, on_cpu
+from ocr_mlx.model.layers.attention import attend
 from ocr_mlx.model.layers.resample import resample_matrix
 
 _SCORES = 1 << 26
@@ -83,7 +84,7 @@ class Attention(nn.Module):
             stop = min(start + step, rows)
             some = queries[:, :, start * columns : stop * columns]
             bias = self._bias(some, tables[0][start:stop], tables[1])
-            part = mx.fast.scaled_dot_product_attention(some, keys, values, scale=self.scale, mask=bias)
+            part = attend(some, keys, values, scale=self.scale, mask=bias)
             if step < rows:
                 mx.eval(part)
             mixed.append(part)
