@@ -86,12 +86,22 @@ def _read(source: Path) -> Shapes:
     lines = [line.split("\t") for line in source.read_text().splitlines() if line and not line.startswith("#")]
     shapes: Shapes = {}
     for name, shape, dtype, *rest in lines:
-        indices = rest[-1].split() if rest else []
-        pieces = iter(re.sub(r"N=(\d+)$", r"{\1..\1}", re.sub(r"N=(\d+)\.\.(\d+)", r"{\1..\2}", i)) for i in indices)
         if "int" not in dtype:
-            full = re.sub(r"(?<=\.)N(?=\.)", lambda _, pieces=pieces: next(pieces), name)
-            shapes |= dict.fromkeys(_all_names(full), tuple(json.loads(shape)))
+            numbers = [_numbers(part) for part in (rest[-1].split() if rest else [])]
+            for chosen in itertools.product(*numbers):
+                pieces = iter(chosen)
+                full = re.sub(r"(?<=\.)N(?=\.)", lambda _, pieces=pieces: next(pieces), name)
+                shapes[full] = tuple(json.loads(shape))
     return shapes
+
+
+def _numbers(indices: str) -> list[str]:
+    """`N=0..3` or `N=0,2,5` as numbers."""
+    found: list[str] = []
+    for part in indices.removeprefix("N=").split(","):
+        first, _, last = part.partition("..")
+        found += map(str, range(int(first), int(last or first) + 1))
+    return found
 
 
 def main() -> None:
