@@ -12,14 +12,12 @@ from PIL import Image
 
 from ocr_mlx.errors import InvalidOption
 from ocr_mlx.model.families.deepseek_ocr.modes import FULL
+from ocr_mlx.model.layers.pixels import normalized
 
 GREY: Final = (127, 127, 127)
 """What surrounds a page that is no square: int(0.5 * 255)."""
 LEAST_TILES: Final = 2
-_LEVELS: Final[NDArray[np.float32]] = (
-    np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(0.5)
-) / np.float32(0.5)
-"""Each grey level's value. Upstream divides by 255, which differs from multiplying by 1 / 255 in the last bit."""
+_HALF: Final = (0.5, 0.5, 0.5)
 Pixels = NDArray[np.float32]
 
 
@@ -89,8 +87,7 @@ def look(page: Image.Image, size: Size) -> View:
 
 def values(picture: Image.Image) -> Pixels:
     """An RGB picture as [height, width, 3], from -1 to 1."""
-    found: Pixels = _LEVELS[np.asarray(picture)]
-    return found
+    return normalized(picture, _HALF, _HALF)
 
 
 def choose_grid(width: int, height: int, tile: int, most: int) -> tuple[int, int]:
