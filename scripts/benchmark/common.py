@@ -1,0 +1,84 @@
+"""What every measurement needs: pages, times, memory, and decoding that never ends early."""
+
+from __future__ import annotations
+
+import functools
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def picture(seed: int) -> Any:
+    """A page of grey lines, different for every seed."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(seed)
+    pixels = np.full((1123, 794, 3), 255, np.uint8)
+    for top in range(60, 1060, 20):
+        pixels[top : top + 9, 60 : int(random.integers(400, 730))] = int(random.integers(0, 90))
+    return Image.fromarray(pixels)
+
+
+def decode(model: Any, inputs: list[Any], tokens: int) -> tuple[float, float]:
+    """Seconds until the first token, and until exactly `tokens` have been said for each: random weights may not end early."""
+    import threading
+
+    from ocr_mlx.domain import DecodeParams
+    from ocr_mlx.inference.batch import DecodeBatch
+    from ocr_mlx.inference.stopping import Row
+
+    class Endless(Row):
+        def _loop(self, token: int, max_logit: float) -> int | None:
+            return None
+
+    batch, said = DecodeBatch(model), []
+    params, never = DecodeParams(max_new_tokens=tokens), threading.Event()
+    options: Any = {"on_text": lambda *_: None, "on_done": said.append, "cancel": never}
+    rows = [Endless(model, row, params, **options) for row in inputs]
+    for row in rows:
+        row._eos = frozenset()
+    started = time.perf_counter()
+    batch.join(rows)
+    first = time.perf_counter() - started
+    while batch.rows:
+        batch.step()
+    seconds = time.perf_counter() - started
+    if any(len(outcome.tokens) != tokens for outcome in said):
+        raise RuntimeError("a row ended early; the figure would be wrong")
+    return first, seconds
+
+
+def median_of(runs: int, function: Any) -> float:
+    """Median seconds of some calls."""
+    seconds = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def timed(owner: Any, name: str, finish: Callable[[Any], None] = lambda _out: None) -> list[float]:
+    """From now on, the seconds of each call of that function, `finish` of its answer included."""
+    call, seconds = getattr(owner, name), []
+
+    @functools.wraps(call)  # transformers looks at the signature
+    def clocked(*args: Any, **options: Any) -> Any:
+        started = time.perf_counter()
+        out = call(*args, **options)
+        finish(out)
+        seconds.append(time.perf_counter() - started)
+        return out
+
+    setattr(owner, name, clocked)
+    return seconds
+
+
+def peak_mb() -> float:
+    """This process's largest resident size so far."""
+    scale = 1e6 if sys.platform == "darwin" else 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
