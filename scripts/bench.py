@@ -127,7 +127,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", choices=["start", "nougat"], help="measure only this part")
     parser.add_argument("--family", choices=["all", *families.names()], help="measure this family instead")
     parser.add_argument("--mode", default="", help="the family's mode; without it, its default one")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens to decode for a family (%(default)s)")
+    parser.add_argument(
+        "--tokens", type=int, default=64, help="tokens to decode for a family (%(default)s); 0 measures loading alone"
+    )
     parser.add_argument("--tiny", action="store_true", help="a family's tiny model, to try the script")
     parser.add_argument("--torch-python", default=sys.executable, help="an interpreter with torch and transformers")
     parser.add_argument("--runs", type=int, default=7)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -79,6 +79,16 @@ def timed(owner: Any, name: str, finish: Callable[[Any], None] = lambda _out: No
 
 
 def peak_mb() -> float:
-    """This process's largest resident size so far."""
-    scale = 1e6 if sys.platform == "darwin" else 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+    """This process's largest resident size so far; on Linux not its parent's, which `getrusage` would begin with."""
+    return _status_mb("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def resident_mb() -> float:
+    """This process's resident size now; elsewhere than on Linux the largest so far."""
+    return _status_mb("VmRSS") or peak_mb()
+
+
+def _status_mb(name: str) -> float:
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{name}:")), 0.0)

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark.common import decode, median_of, peak_mb, timed
+from scripts.benchmark.common import decode, median_of, peak_mb, resident_mb, timed
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCES = ROOT / "scripts" / "references"
@@ -74,7 +74,7 @@ def page(dpi: float) -> Any:
 
 
 def child_ours(family: str, folder: Path, tokens: int, mode: str) -> dict[str, Any]:
-    """Load, prepare, see, prefill, decode; leaves the row for the other side."""
+    """Load, prepare, see, prefill, decode; leaves the row for the other side. 0 `tokens` measure loading alone."""
     from ocr_mlx.utils.blas import blas_in_use, load_blas
 
     load_blas(True)
@@ -85,9 +85,17 @@ def child_ours(family: str, folder: Path, tokens: int, mode: str) -> dict[str, A
 
     own = hooks(family)
     mx.eval(mx.zeros(1))
-    before, started = peak_mb(), time.perf_counter()
+    before, started = resident_mb(), time.perf_counter()
     model = load_model(ModelRef(id="bench", path=folder), dtype="float32")
     loaded, load_peak = time.perf_counter() - started, peak_mb() - before
+    loading = {
+        "load_seconds": loaded,
+        "stored_mb": sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6,
+        "weights_mb": model.bytes / 1e6,
+        "load_peak": load_peak / (model.bytes / 1e6),
+    }
+    if not tokens:
+        return loading
     image = page(model.processor.dpi)
     image.save(folder / "page.png")
     whole = Page(index=0, image=image, width=image.width, height=image.height, dpi=model.processor.dpi, origin="image")
@@ -107,12 +115,8 @@ def child_ours(family: str, folder: Path, tokens: int, mode: str) -> dict[str, A
         "prefill_seconds": first - vision,
         "tokens_per_second": (tokens - 1) / (seconds - first),
         "prompt_tokens": len(row.token_ids),
-        "load_seconds": loaded,
-        "stored_mb": sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6,
-        "weights_mb": model.bytes / 1e6,
-        "load_peak": load_peak / (model.bytes / 1e6),
         "peak_mb": peak_mb(),
-    }
+    } | loading
 
 
 def child_torch(family: str, folder: Path, tokens: int) -> dict[str, Any]:
@@ -124,10 +128,13 @@ def child_torch(family: str, folder: Path, tokens: int) -> dict[str, Any]:
 
     own = hooks(family)
     transformers.PreTrainedModel  # noqa: B018 - imported here, so that it does not count as loading
-    before, started = peak_mb(), time.perf_counter()
+    before, started = resident_mb(), time.perf_counter()
     model = own.load(folder).eval()
     loaded, load_peak = time.perf_counter() - started, peak_mb() - before
     weights = sum(p.nbytes for p in model.parameters()) / 1e6
+    loading = {"load_seconds": loaded, "weights_mb": weights, "load_peak": load_peak / weights}
+    if not tokens:
+        return loading
     given = own.given(model, load_file(folder / "row.st"))
 
     times: list[float] = []
@@ -151,11 +158,8 @@ def child_torch(family: str, folder: Path, tokens: int) -> dict[str, Any]:
         "vision_seconds": vision,
         "prefill_seconds": first - vision,
         "tokens_per_second": (tokens - 1) / (seconds - first),
-        "load_seconds": loaded,
-        "weights_mb": weights,
-        "load_peak": load_peak / weights,
         "peak_mb": peak_mb(),
-    }
+    } | loading
 
 
 def report(figures: dict[str, dict[str, Any]]) -> str:

@@ -79,7 +79,15 @@ class _Refused:
     problem: InvalidOption
 
 
-_Message = Event | _Prepared | _Refused | _Finished | PageResult
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Parted:
+    """Pages that cannot be had, and those that were to be read with them and can."""
+
+    failed: tuple[PageResult, ...]
+    rest: tuple[int, ...]
+
+
+_Message = Event | _Parted | _Prepared | _Refused | _Finished | PageResult
 _PREPARING = 2
 _CLOSING_SECONDS = 30.0
 """A cancelled document ends within one step, or when the model it waits for is loaded."""
@@ -229,7 +237,7 @@ class _Reading:
             self._cancel.set()
             wait(self._hands)
             raise
-        return tuple(self._done[index] for index in self._following)
+        return tuple(self._done[index] for index in self._document.indices if index in self._done)
 
     def _fill(self) -> None:
         """Keep enough pages in flight to fill the batch, and no more."""
@@ -251,15 +259,29 @@ class _Reading:
             if self._cancel.is_set():
                 self._messages.put(pipeline.cancelled(index))
                 return
-            page, *others = (self._page(number) for number in group)
-            if others:
-                page = replace(page, following=tuple(other.image for other in others))
+            page = self._together(group)
+            if page is None:
+                return
             rows = pipeline.prepare(self._model, page, self._request.prompt, self._mode)
             self._messages.put(_Prepared(page=page, rows=rows))
         except InvalidOption as problem:
             self._messages.put(_Refused(index=index, problem=problem))
         except Exception as problem:
             self._messages.put(pipeline.failed(index, as_error(problem, "preparing a page")))
+
+    def _together(self, group: Sequence[int]) -> Page | None:
+        """The pages of one prompt as one; None where not all can be had, which the message says."""
+        pages, failed = [], []
+        for number in group:
+            try:
+                pages.append(self._page(number))
+            except Exception as problem:
+                failed.append(pipeline.failed(number, as_error(problem, "preparing a page")))
+        if failed:
+            self._messages.put(_Parted(failed=tuple(failed), rest=tuple(page.index for page in pages)))
+            return None
+        first, *others = pages
+        return replace(first, following=tuple(other.image for other in others)) if others else first
 
     def _page(self, index: int) -> Page:
         dpi = self._request.dpi or self._model.processor.dpi
@@ -270,6 +292,9 @@ class _Reading:
             case _Prepared():
                 self._preparing -= 1
                 self._start(message)
+            case _Parted():
+                self._preparing -= 1
+                self._part(message)
             case _Refused():
                 self._preparing -= 1
                 self._refuse(message)
@@ -306,9 +331,19 @@ class _Reading:
         else:
             on_done()
 
+    def _part(self, parted: _Parted) -> None:
+        """A bad page fails alone; those that were to be read with it are read without it."""
+        for result in parted.failed:
+            self._following[result.index] = ()
+            self._finish(result)
+        if parted.rest:
+            first, *others = parted.rest
+            self._following[first] = tuple(others)
+            self._waiting.append(parted.rest)
+
     def _refuse(self, refused: _Refused) -> None:
         """What the first page cannot be asked is the request's fault; what only others cannot is theirs."""
-        if refused.index == next(iter(self._following)):
+        if refused.index == self._document.indices[0]:
             raise refused.problem
         self._finish(pipeline.failed(refused.index, refused.problem))
 

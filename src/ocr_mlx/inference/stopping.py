@@ -73,7 +73,7 @@ class Row:
         if self._limit < 1:
             raise PromptTooLong(
                 "The page and the prompt fill all of the model's positions.",
-                hint="Use a shorter prompt, a smaller picture or a larger max_tokens.",
+                hint="Use a shorter prompt, a smaller picture, or a mode that looks at it in less detail.",
             )
 
     def accept(self, token: int, logprob: float, max_logit: float) -> None:

@@ -62,7 +62,7 @@ def test_nothing_marked() -> None:
         ("![text](-5,0,1200,1000) a", (0.0, 0.0, 1.0, 1.0)),  # beyond the page
         ("![text]( 1 , 2 ,\n3, 4 ) a", (0.001, 0.002, 0.003, 0.004)),
         ("![text](1.5,2,3,4) a", (0.0015, 0.002, 0.003, 0.004)),
-        ("![image](image_1.png) 999999999,0,0,10", (0.0, 0.0, 1.0, 0.01)),
+        ("![image](image_1.png) 9999,0,0,10", (0.0, 0.0, 1.0, 0.01)),
     ],
 )
 def test_boxes_are_brought_onto_the_page(raw: str, normalized: tuple[float, ...]) -> None:
@@ -83,6 +83,9 @@ def test_boxes_are_brought_onto_the_page(raw: str, normalized: tuple[float, ...]
         "![two words](1,2,3,4) no label",
         "![text](a,b,c,d) letters",
         "![text](99999999999999999999,2,3,4) more digits than a number has",
+        "![image](image_1.png)\n\n1,234,567,890 people live there.",
+        "![image](image_1.png)\n12, 14, 15, 18 and 20 May",
+        "![image](image_1.png)\n\n12, 14, 15, 18",
         "![image](image_1.png) 1,2,3",
         "![image](image_1.png) 1,2,3,4,5",
         "![image](image_1.png 1,2,3,4",

@@ -120,7 +120,8 @@ def test_cases(raw: str, text: str, marked: str | None) -> None:
     [
         ("<table>", "", ""),
         ("<table><tr><td>a<td>b<tr><td>c", "a\tb\nc", "| a | b |\n| --- | --- |\n| c |  |"),
-        ("<td>a</td><td>b</td>", "ab", "ab"),
+        ("<td>a</td><td>b</td>", "a\tb", "a\tb"),
+        ("<tr><td>12</td><td>34</td></tr><tr><td>5</td><td>6</td></tr>", "12\t34\n5\t6", "12\t34\n5\t6"),
         ("<table>x<tr><td>a</td>y</tr></table>", "x\na\ty", "| x |  |\n| --- | --- |\n| a | y |"),
         ("<table><td>a<td>b</table>", "a\tb", "| a | b |\n| --- | --- |"),
         (

@@ -164,12 +164,22 @@ def test_a_mode_may_read_several_pages_in_one_prompt() -> None:
         assert DocumentStarted(model="fake", pages=(0, 2, 4, 6)) in events
 
 
-def test_a_page_that_cannot_be_had_fails_those_that_are_read_with_it() -> None:
+def test_a_page_that_cannot_be_had_fails_alone_and_those_with_it_are_read_without_it() -> None:
     with bench() as b:
-        b.document = FakeDocument([0, -1, 1])
-        pages = b.service.run(request(prompt=Prompt(mode="together"))).pages
-        assert [(page.index, page.following, page.status) for page in pages] == [(0, (1,), "failed"), (2, (), "ok")]
-        assert pages[0].error is not None and pages[0].error.message == "This page is broken. Repair it."
+        b.document = FakeDocument([0, -1, -1, 1, -1, -1, 1, 0])
+        events: list[Event] = []
+        pages = b.service.run(request(prompt=Prompt(mode="together")), events.append).pages
+        assert [(page.index, page.following, page.status) for page in pages] == [
+            (0, (), "ok"),
+            (1, (), "failed"),
+            (2, (), "failed"),
+            (3, (), "ok"),
+            (4, (), "failed"),
+            (5, (), "failed"),
+            (6, (7,), "ok"),
+        ]
+        assert pages[1].error is not None and pages[1].error.message == "This page is broken. Repair it."
+        assert sorted(e.result.index for e in events if isinstance(e, PageDone)) == list(range(7))
 
 
 def test_pages_decode_together() -> None:

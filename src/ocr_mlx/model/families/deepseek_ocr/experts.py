@@ -86,11 +86,12 @@ class Experts(nn.Module):
     def __call__(self, x: mx.array, ids: mx.array, weights: mx.array) -> mx.array:
         """The weighted sum, float32 [tokens, width], of the experts `ids` [tokens, chosen] over x [tokens, width]."""
         chosen, picks = ids.shape[1], ids.reshape(-1)
-        if picks.size < _SORT_FROM:
+        # A CPU gathers in float32 only.
+        loop = on_cpu() and (picks.size >= _LOOP_FROM * self._count or x.dtype != mx.float32)
+        if picks.size < _SORT_FROM and not loop:
             mapped = self._gather(mx.repeat(x, chosen, axis=0), picks, ordered=False)
         else:
             order = mx.argsort(picks)
-            loop = on_cpu() and picks.size >= _LOOP_FROM * self._count
             way = self._loop if loop else self._gather
             mapped = way(x[order // chosen], picks[order])[mx.argsort(order)]
         return (mapped.astype(mx.float32).reshape(*ids.shape, -1) * weights[..., None]).sum(axis=1)

@@ -31,7 +31,8 @@ class LightOnProcessor:
         self.tokenizer: Tokenizer = read_tokenizer(folder, special)
         self.tokenizer.encode_special_tokens = True  # a user's text must not hold image tokens
         ends = (self.tokenizer.token_to_id(END), self.tokenizer.token_to_id(TEXT_END))
-        self.eos_token_ids = eos_ids(folder, config, (id_ for id_ in ends if id_ is not None))
+        # Published files name one of the two, or both.
+        self.eos_token_ids = eos_ids(folder, config, ()) | {id_ for id_ in ends if id_ is not None}
         self._prompt = ChatPrompt(self.tokenizer, ChatStyle.read(folder))
         self._settings = _read_settings(folder, own)
 

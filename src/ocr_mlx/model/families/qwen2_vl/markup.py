@@ -65,7 +65,11 @@ class PlainWriter:
             return self.table(child)
         if name in (*SECTIONS, "p", "pre", "blockquote"):
             return self.block(child)
-        if name in ("div", "tr", "li", "dt", "dd", *GROUPS):
+        if name == "tr":
+            return _lines("\t".join(self.cell(part)[0] for part in _solid(child.children)))
+        if name in CELLS:
+            return f"{self.cell_text(self.inside(child))}\t"
+        if name in ("div", "li", "dt", "dd", *GROUPS):
             return _lines(self.inside(child))
         return self.inline(child)
 
