@@ -14,7 +14,7 @@ from ocr_mlx.cli import console, files, inputs
 from ocr_mlx.cli.progress import Reporter
 from ocr_mlx.domain import Event, ModelProgress, OcrRequest, OcrResult, OnEvent, PageResult, PageStatus, Source
 from ocr_mlx.errors import Cancelled, InvalidOption, ModelError, OcrMlxError, PdfLocked, SourceError
-from ocr_mlx.outputs.formats import FORMATS, to_json_line
+from ocr_mlx.outputs.formats import FORMATS, to_error_line, to_json_line
 
 AT_ONCE = 8
 """Documents in work together: their pages share the batch."""
@@ -140,7 +140,7 @@ class _Sink:
         self._options = options
         self._reporter = reporter
         self._paths = files.paths(words, options.output, options.format)
-        self._many = len(words) > 1
+        self._lines = len(words) > 1 and options.format == "json"
         self._taken = 0
         self._printed = False
         for path in self._paths:
@@ -158,7 +158,7 @@ class _Sink:
         if path is not None and (self._options.format == "json" or not _nothing(result)):
             files.write(path, FORMATS[self._options.format](result))
         if path is None or self._options.echo:
-            self._print(result)
+            self._print(index, result)
         return all(_fine(page, self._options.strict) for page in result.pages)
 
     def complain(self, index: int, error: OcrMlxError) -> None:
@@ -167,6 +167,8 @@ class _Sink:
         asked = isinstance(error, PdfLocked) and self._options.request.password is None
         message = f"{error.message} Give it with --password." if asked else str(error)
         self._reporter.note(f"{self._labels[index]}: {message}")
+        if self._lines and self._paths[index] is None:
+            self._write(to_error_line(self._labels[index], error))
 
     def rescue(self, work: Sequence[Future[OcrResult]]) -> None:
         """After Ctrl-C: print what was finished; say what was not."""
@@ -179,7 +181,7 @@ class _Sink:
                 continue
             done = tuple(page for page in result.pages if page.status is not PageStatus.CANCELLED)
             if self._paths[index] is None and done:
-                self._print(replace(result, pages=done))
+                self._print(index, replace(result, pages=done))
             self._reporter.note(f"{self._labels[index]}: interrupted after {len(done)} of {len(result.pages)} pages.")
 
     def _remark(self, index: int, page: PageResult) -> None:
@@ -187,14 +189,15 @@ class _Sink:
         if reason:
             self._reporter.note(f"{self._labels[index]}: page {page.index + 1}: {page.status.value}: {reason}")
 
-    def _print(self, result: OcrResult) -> None:
-        lines = self._many and self._options.format == "json"
-        text = to_json_line(result) if lines else FORMATS[self._options.format](result)
-        if not text:
-            return
+    def _print(self, index: int, result: OcrResult) -> None:
+        text = to_json_line(self._labels[index], result) if self._lines else FORMATS[self._options.format](result)
+        if text:
+            self._write(text)
+
+    def _write(self, text: str) -> None:
         go_on = self._reporter.aside()
         try:
-            separator = "\n" if self._printed and not lines else ""
+            separator = "\n" if self._printed and not self._lines else ""
             console.write(separator + text)
         finally:
             go_on()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ocr_mlx.domain import DecodeParams, Finish
-from ocr_mlx.errors import OcrMlxError, PromptTooLong
+from ocr_mlx.errors import DecodeError, OcrMlxError, PromptTooLong
 from ocr_mlx.inference.failure import as_error
 from ocr_mlx.inference.guard import CHECK_EVERY, loop_start
 from ocr_mlx.inference.sampling import Sampler
@@ -80,6 +81,8 @@ class Row:
         """Take the next token; ends the row when it is the last."""
         if self.cancel.is_set():
             return self.end(Finish.CANCELLED)
+        if math.isnan(logprob):
+            return self.end(Finish.ERROR, _not_finite())
         if token in self._eos:
             return self.end(Finish.EOS)
         self.tokens.append(token)
@@ -128,6 +131,13 @@ class Row:
         del self.tokens[keep:]
         del self._logprobs[keep:]
         self.end(Finish.LOOP)
+
+
+def _not_finite() -> DecodeError:
+    return DecodeError(
+        "The model's numbers are not finite, so its words mean nothing.",
+        hint="The weights may be damaged, or float16 too narrow for them: download again, or set OCR_MLX_DTYPE=float32.",
+    )
 
 
 def _prompt_length(inputs: ModelInputs) -> int:

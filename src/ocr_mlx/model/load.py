@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -59,7 +60,8 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, quantize: Quantizatio
     checkpoint = open_checkpoint(ref.path, ref.adapter)
     if quantize is not None and checkpoint.record is not None:
         raise ModelError(f"{ref.id} is quantized already.", hint="Take the original checkpoint to quantize it anew.")
-    processor = _processor(checkpoint)
+    with _described(ref.path, checkpoint.family):
+        processor = _processor(checkpoint)
     expand = dtype is None and _on_cpu()
     _fill(checkpoint, floats, quantize, expand)
     return LoadedModel(
@@ -107,19 +109,26 @@ def open_checkpoint(folder: Path, adapter: Path | None = None) -> Checkpoint:
     record = quantization_record(config)
     if record is not None:
         record = {family.rename(name): value for name, value in record.items()}
-    try:
+    with _described(folder, family):
         graph = family.build(config)
+    return Checkpoint(folder=folder, config=config, family=family, graph=graph, record=record, adapter=to_merge)
+
+
+@contextmanager
+def _described(folder: Path, family: Family) -> Iterator[None]:
+    """The one door for what a config.json with wrong values makes of a family's code."""
+    try:
+        yield
     except KeyError as error:
         raise CheckpointIncomplete(
             f"config.json in {folder.name} has no {error.args[0]!r}, which a {family.name} model needs.",
             hint="Download or convert the model again.",
         ) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointIncomplete(
             f"config.json in {folder.name} describes no {family.name} model: {error}.",
             hint="Download or convert the model again.",
         ) from error
-    return Checkpoint(folder=folder, config=config, family=family, graph=graph, record=record, adapter=to_merge)
 
 
 def read_sanitized(checkpoint: Checkpoint, floats: mx.Dtype | None) -> dict[str, mx.array]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ocr_mlx.domain import OcrResult, PageResult, PageStatus
+from ocr_mlx.errors import OcrMlxError
 
 _SILENT = {PageStatus.OK, PageStatus.BLANK, PageStatus.LOOP_RECOVERED}
 
@@ -31,9 +32,15 @@ def to_json(result: OcrResult) -> str:
     return json.dumps(to_record(result), ensure_ascii=False, indent=2) + "\n"
 
 
-def to_json_line(result: OcrResult) -> str:
-    """The whole result as one line of JSON."""
-    return json.dumps(to_record(result), ensure_ascii=False) + "\n"
+def to_json_line(name: str, result: OcrResult) -> str:
+    """One of several documents as one line of JSON; `input` is its name."""
+    return json.dumps({"input": name} | to_record(result), ensure_ascii=False) + "\n"
+
+
+def to_error_line(name: str, error: OcrMlxError) -> str:
+    """One of several documents that could not be read, as one line of JSON."""
+    told = {"code": error.code, "message": str(error)}
+    return json.dumps({"input": name, "error": told}, ensure_ascii=False) + "\n"
 
 
 FORMATS: Mapping[str, Callable[[OcrResult], str]] = {"txt": to_text, "md": to_markdown, "json": to_json}

@@ -150,6 +150,9 @@ def test_one_bad_input_does_not_spoil_the_others(run: Run, service: FakeService)
     status, out, err = run("read", "a.png", "b.png", "c.png")
     assert (status, out) == (1, "text of a.png\n\ntext of c.png\n")
     assert err == "b.png: There is no such file. Look.\n"
+    lines = [json.loads(line) for line in run("read", "a.png", "b.png", "-f", "json")[1].splitlines()]
+    assert [line["input"] for line in lines] == ["a.png", "b.png"]
+    assert lines[1]["error"] == {"code": "source_not_found", "message": "There is no such file. Look."}
 
 
 def test_pages_that_are_not_whole_are_told(run: Run, service: FakeService) -> None:
@@ -198,6 +201,7 @@ def test_json(run: Run) -> None:
     assert json.loads(run("read", "a.png", "-f", "json")[1])["text"] == "text of a.png"
     lines = run("read", "a.png", "b.png", "--format", "json")[1].splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["text of a.png", "text of b.png"]
+    assert [json.loads(line)["input"] for line in lines] == ["a.png", "b.png"]
 
 
 def test_one_output_file_whose_ending_decides(run: Run, tmp_path: Path) -> None:

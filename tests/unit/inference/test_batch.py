@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 from itertools import pairwise
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from ocr_mlx.domain import DecodeParams, Finish
 from ocr_mlx.inference.batch import DecodeBatch
 from ocr_mlx.inference.stopping import Row, RowOutcome
 from ocr_mlx.model.base import LoadedModel, ModelInputs
-from tests.unit.fakes import ScriptGraph, fake_model, ids
+from tests.unit.fakes import ScriptGraph, ScriptState, fake_model, ids
 
 
 class Said:
@@ -66,6 +67,26 @@ def test_rows_of_different_length_leave_as_they_end() -> None:
     assert ["".join(s.deltas) for s in said] == ["a", "a longer line", "mid"]
     assert graph(model).prefills == [3]
     assert batch.cache_bytes == 0
+
+
+def test_numbers_that_are_not_finite_fail_their_row_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fake_model([])
+    batch = DecodeBatch(model)
+    said = [Said(model, text) for text in ("good", "bad", "fine")]
+    batch.join([s.row for s in said])
+    decode = graph(model).decode
+
+    def broken(tokens: mx.array, state: ScriptState) -> mx.array:
+        logits = decode(tokens, state)
+        return mx.where(mx.arange(logits.shape[0])[:, None, None] == 1, mx.nan, logits)
+
+    monkeypatch.setattr(model.graph, "decode", broken)
+    batch.step()
+    batch.step()
+    monkeypatch.undo()
+    drain(batch)
+    assert [s.end() for s in said] == [("good", Finish.EOS), ("b", Finish.ERROR), ("fine", Finish.EOS)]
+    assert said[1].outcome is not None and "not finite" in str(said[1].outcome.error)
 
 
 def test_only_rows_of_one_shape_are_read_together() -> None:

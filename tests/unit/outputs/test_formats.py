@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 
 from ocr_mlx.domain import Block, Finish, OcrResult, PageError, PageResult, PageStatus
-from ocr_mlx.outputs.formats import FORMATS, to_json, to_json_line, to_markdown, to_text
+from ocr_mlx.errors import SourceNotFound
+from ocr_mlx.outputs.formats import FORMATS, to_error_line, to_json, to_json_line, to_markdown, to_text
 
 PAGES = (
     PageResult(
@@ -75,8 +76,13 @@ def test_blocks_are_real_or_absent_and_token_ids_stay_in_python() -> None:
 
 
 def test_a_json_line_is_one_line_of_the_same() -> None:
-    line = to_json_line(RESULT)
-    assert line.count("\n") == 1 and json.loads(line) == json.loads(to_json(RESULT))
+    line = to_json_line("a.png", RESULT)
+    assert line.count("\n") == 1 and json.loads(line) == {"input": "a.png"} | json.loads(to_json(RESULT))
+    failed = json.loads(to_error_line("b.png", SourceNotFound("There is no b.png.", hint="Check it.")))
+    assert failed == {
+        "input": "b.png",
+        "error": {"code": "source_not_found", "message": "There is no b.png. Check it."},
+    }
 
 
 def test_letters_stay_letters() -> None:

@@ -5,6 +5,7 @@ Source: transformers 5.23, `models/llama`, `models/qwen2`, `models/qwen3`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -41,7 +42,10 @@ class DecoderConfig:
 
     @classmethod
     def read(cls, config: Mapping[str, Any], **defaults: Any) -> DecoderConfig:
-        """The decoder's part of a config.json over `defaults`. Raises KeyError for what neither has."""
+        """The decoder's part of a config.json over `defaults`.
+
+        Raises KeyError for what neither has, ValueError for a value that cannot be.
+        """
         known = {field.name for field in fields(cls)}
         given = {name: value for name, value in config.items() if name in known and value is not None}
         rope = config.get("rope_parameters") or {}
@@ -52,6 +56,8 @@ class DecoderConfig:
             if name not in values:
                 raise KeyError(name)
         values.setdefault("num_key_value_heads", values["num_attention_heads"])
+        for name, value in values.items():
+            _check(name, value)
         values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
         return cls(**values)
 
@@ -64,6 +70,19 @@ _NEEDED: Final = (
     "vocab_size",
     "max_position_embeddings",
 )
+
+
+def _check(name: str, value: Any) -> None:
+    """Raise ValueError unless a number is above 0, and whole where it counts something."""
+    if name in _FLAGS:
+        return
+    kinds = int | float if name in _REAL else int
+    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value!r}, not a positive {'' if name in _REAL else 'whole '}number")
+
+
+_FLAGS: Final = ("qkv_bias", "qk_norm", "tie_word_embeddings")
+_REAL: Final = ("rms_norm_eps", "rope_theta")
 
 
 class DecoderState:

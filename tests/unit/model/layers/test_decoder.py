@@ -25,6 +25,21 @@ def test_a_config_is_read_over_defaults() -> None:
         DecoderConfig.read({name: value for name, value in CONFIG.items() if name != "vocab_size"})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden_size", 0),
+        ("max_position_embeddings", "many"),
+        ("num_attention_heads", 2.5),
+        ("rope_theta", -1),
+        ("head_dim", True),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value!r}, not a positive"):
+        DecoderConfig.read(CONFIG | {name: value})
+
+
 def turned(x: NDArray[np.float32], start: int, theta: float) -> NDArray[np.float32]:
     """The textbook's rotation of x [length, size], positions from `start` on."""
     half = x.shape[-1] // 2
