@@ -36,8 +36,8 @@ _QUERY: Final[Mapping[str, Any]] = {
     "num_attention_heads": 14,
     "num_key_value_heads": 2,
     "intermediate_size": 4864,
-    "vocab_size": 0,
-    "max_position_embeddings": 0,
+    "vocab_size": 1,  # it has no vocabulary, and its positions end with its pictures
+    "max_position_embeddings": 8192,
     "rms_norm_eps": 1e-6,
     "rope_theta": 1e6,
     "qkv_bias": True,

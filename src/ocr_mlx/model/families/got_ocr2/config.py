@@ -83,9 +83,6 @@ def _read_text(values: Mapping[str, Any], outer: Mapping[str, Any]) -> DecoderCo
     if rope != "default":
         raise _wrong(f"positions of the type {rope!r} are not known")
     config = DecoderConfig.read(dict(values) | {"qkv_bias": True, "tie_word_embeddings": _tied(values, outer)}, **_TEXT)
-    for name in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"):
-        if not isinstance(value := getattr(config, name), int) or value < 1:
-            raise _wrong(f"{name} is {value!r}, not a whole number above 0")
     if config.num_attention_heads % config.num_key_value_heads:
         raise _wrong("num_key_value_heads does not divide num_attention_heads")
     return config
