@@ -1,14 +1,12 @@
-"""Tensors of other layouts in the graph's: split and single weights become one, kernels get their channels last."""
+"""Tensors of other layouts in the graph's: split and single weights become one."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import Final, cast
+from typing import Final
 
 import mlx.core as mx
-from mlx import nn
-from mlx.utils import tree_flatten
 
 Weights = dict[str, mx.array]
 _BUFFERS: Final = re.compile(r"\.(position_ids|inv_freq)$|^model\.vision_model\.embeddings\.patch_embedding\.")
@@ -48,17 +46,3 @@ def stack_experts(weights: Weights, count: int) -> Weights:
         if sorted(singles) == list(range(count)):
             stacked[name] = mx.stack([stacked.pop(singles[index]) for index in range(count)])
     return stacked
-
-
-def channels_last(weights: Weights, graph: nn.Module) -> Weights:
-    """Kernels [out, channels, height, width] as [out, height, width, channels] where the graph has them so."""
-    parameters = cast("list[tuple[str, mx.array]]", tree_flatten(graph.parameters()))
-    wanted = {name: array.shape for name, array in parameters if array.ndim == 4}
-    return {name: _turned(array, wanted.get(name)) for name, array in weights.items()}
-
-
-def _turned(array: mx.array, wanted: tuple[int, ...] | None) -> mx.array:
-    if wanted is None or array.ndim != 4 or array.shape == wanted:
-        return array
-    turned = array.transpose(0, 2, 3, 1)
-    return turned if turned.shape == wanted else array

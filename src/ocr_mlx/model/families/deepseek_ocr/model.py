@@ -12,9 +12,10 @@ from ocr_mlx.model.base import DecodeState, ModelInputs
 from ocr_mlx.model.families.deepseek_ocr.config import DeepseekConfig
 from ocr_mlx.model.families.deepseek_ocr.encoder import add_towers, read_pictures
 from ocr_mlx.model.families.deepseek_ocr.experts import Moe
-from ocr_mlx.model.families.deepseek_ocr.layout import channels_last, join_queries, stack_experts, without_buffers
+from ocr_mlx.model.families.deepseek_ocr.layout import join_queries, stack_experts, without_buffers
 from ocr_mlx.model.families.deepseek_ocr.window import PromptState
 from ocr_mlx.model.layers.decoder import MLP, Decoder, place
+from ocr_mlx.model.layers.kernels import channels_last
 from ocr_mlx.model.layers.kv_cache import BatchKVCache
 
 

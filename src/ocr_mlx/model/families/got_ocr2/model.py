@@ -11,12 +11,12 @@ from typing import Any, Final
 import mlx.core as mx
 import numpy as np
 from mlx import nn
-from mlx.utils import tree_flatten
 
 from ocr_mlx.model.base import DecodeState, ModelInputs
 from ocr_mlx.model.families.got_ocr2.config import GotConfig
 from ocr_mlx.model.layers.activations import on_cpu
 from ocr_mlx.model.layers.decoder import Decoder, DecoderState, place
+from ocr_mlx.model.layers.kernels import channels_last
 from ocr_mlx.model.layers.sam import SamEncoder
 
 _PIXELS_AT_ONCE: Final = {"cpu": 1024 * 1024, "gpu": 8 * 1024 * 1024}
@@ -52,9 +52,8 @@ class GotModel(nn.Module):
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Turn kernels channels last, and drop a head that only repeats the embeddings."""
-        wanted: dict[str, mx.array] = dict(tree_flatten(self.parameters()))
         kept = {n: a for n, a in weights.items() if "lm_head" in self or not n.startswith("lm_head.")}
-        return {name: _channels_last(array, wanted.get(name)) for name, array in kept.items()}
+        return channels_last(kept, self)
 
     def encode(self, pixels: mx.array) -> mx.array:
         """Read pixels [pictures, side, side, 3] into features [pictures, tokens, width], some pictures at a time."""
@@ -101,11 +100,3 @@ class GotModel(nn.Module):
 def build(config: Mapping[str, Any]) -> GotModel:
     """The graph that a config.json describes, with random weights that are never computed unless asked for."""
     return GotModel(GotConfig.read(config))
-
-
-def _channels_last(array: mx.array, wanted: mx.array | None) -> mx.array:
-    """A kernel [out, in, high, wide] becomes [out, high, wide, in] where the graph has it so."""
-    if wanted is None or array.ndim != 4 or array.shape == wanted.shape:
-        return array
-    turned = array.transpose(0, 2, 3, 1)
-    return turned if turned.shape == wanted.shape else array
