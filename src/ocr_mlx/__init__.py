@@ -141,6 +141,6 @@ def _service() -> OcrService:
     from ocr_mlx.engine.build import build_service
     from ocr_mlx.settings import Settings
 
-    service = build_service(Settings.from_env().engine_options())
+    service = build_service(Settings.from_env().engine_options().for_the_user())
     atexit.register(service.close)
     return service

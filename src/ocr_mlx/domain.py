@@ -90,6 +90,9 @@ class Page:
 
 # --- ask -------------------------------------------------------------------------------------------------------------
 
+ANY_JSON_OBJECT: Final = '{"type":"object"}'
+"""The schema that every JSON object fits."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
@@ -107,7 +110,8 @@ class DecodeParams:
     `repetition_penalty` divides (or multiplies) the logits of the last `repetition_window` tokens, 1.0 is off;
     `no_repeat_ngram` 0 is off; it looks for n-grams that start within the last `ngram_window` tokens (0: anywhere in the
     text, never in the prompt) and never bans the ids in `ngram_whitelist`; `top_k` 0 is off; `stop` are strings that end
-    the text and are not part of it.
+    the text and are not part of it; `json_schema` is the text of a JSON schema that the answer must fit (`ANY_JSON_OBJECT`
+    for no other wish than JSON), None for free text; only general families can be held to one.
     """
 
     max_new_tokens: int = 4096
@@ -121,6 +125,7 @@ class DecodeParams:
     ngram_whitelist: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +143,8 @@ class DecodeOverrides:
     ngram_whitelist: tuple[int, ...] | _Unset = UNSET
     stop: tuple[str, ...] | _Unset = UNSET
     seed: int | _Unset | None = UNSET
+    json_schema: _Unset | str | None = field(default=UNSET, metadata={"union_mode": "left_to_right"})
+    """The metadata is for pydantic, which otherwise reads the JSON form of UNSET as a schema."""
 
 
 def resolve(defaults: DecodeParams, *layers: DecodeOverrides) -> DecodeParams:
@@ -154,7 +161,8 @@ class OcrRequest:
 
     `model` is an alias, a hub id or a folder, empty for the configured default; `page_range` is text such as `1-3,7`;
     `padding` adds that many white pixels on every side (negative crops); `dpi` overrides the model's own choice for PDF
-    pages; `keep_alive` is how many seconds the model stays after this request (None: the setting, negative: for good).
+    pages; `keep_alive` is how many seconds the model stays after this request (None: the setting, negative: for good);
+    `credential` is the caller's key for an engine elsewhere, never stored and never logged.
     """
 
     source: Source
@@ -166,6 +174,7 @@ class OcrRequest:
     dpi: float | None = None
     password: str | None = field(default=None, repr=False)
     keep_alive: float | None = None
+    credential: str = field(default="", repr=False)
 
 
 # --- text ------------------------------------------------------------------------------------------------------------

@@ -4,9 +4,9 @@ OcrMlxError
   SourceError    SourceNotFound SourceForbidden SourceTooLarge FetchFailed UnsupportedMedia
   PageError      BadImage BadPdf PdfLocked PageOutOfRange
   ModelError     UnknownModel UnsupportedArchitecture CheckpointIncomplete WeightMismatch DownloadFailed
-                 OutputExists
+                 ModelNotHere OutputExists
   DecodeError    PromptTooLong Cancelled TimedOut InvalidOption
-  EngineError    QueueFull ShuttingDown JobNotFound OutOfMemory
+  EngineError    QueueFull QueueUnreachable ShuttingDown JobNotFound OutOfMemory RemoteFailed
 """
 
 from __future__ import annotations
@@ -157,6 +157,12 @@ class DownloadFailed(ModelError):
     code = "download_failed"
 
 
+class ModelNotHere(DownloadFailed):
+    """The model is not on this machine, and downloads are switched off."""
+
+    code = "model_not_here"
+
+
 class OutputExists(ModelError):
     """A conversion would overwrite something."""
 
@@ -205,6 +211,12 @@ class QueueFull(EngineError):
     code = "queue_full"
 
 
+class QueueUnreachable(EngineError):
+    """The job queue cannot be reached, or refuses; later it may not."""
+
+    code = "queue_unreachable"
+
+
 class ShuttingDown(EngineError):
     """The server is ending and takes no new work."""
 
@@ -221,3 +233,9 @@ class OutOfMemory(EngineError):
     """The model or the page does not fit the memory."""
 
     code = "out_of_memory"
+
+
+class RemoteFailed(EngineError):
+    """An engine on another machine could not be reached, refused, or answered nothing that can be used."""
+
+    code = "remote_failed"

@@ -130,7 +130,7 @@ class Terminal:
     def _rate(self) -> str:
         elapsed = time.monotonic() - self._first if self._first is not None else 0.0
         pages = f"{self._done} of {self._total} pages"
-        return f"{pages}, {self._tokens / elapsed:.0f} tokens/s" if elapsed > 0.2 else pages
+        return f"{pages}, {self._tokens / elapsed:.0f} tokens/s" if self._tokens and elapsed > 0.2 else pages
 
 
 def _licence(event: Event) -> str:

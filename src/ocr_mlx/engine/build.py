@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocr_mlx.domain import ModelProgress, OcrRequest, OnEvent
+from ocr_mlx.engine.remote import RemoteOptions
 from ocr_mlx.errors import SourceForbidden
 from ocr_mlx.pages.fetch import FetchLimits
 from ocr_mlx.pages.load import PageLimits
 
 if TYPE_CHECKING:
-    from ocr_mlx.engine.service import OcrService, OpenDocument
+    from ocr_mlx.engine.board import ModelBoard
+    from ocr_mlx.engine.cache import Load
+    from ocr_mlx.engine.document import OpenDocument
+    from ocr_mlx.engine.service import OcrService
     from ocr_mlx.engine.worker import Worker
     from ocr_mlx.model.base import Family, LoadedModel
     from ocr_mlx.pages.pdf import PdfRenderer
@@ -36,11 +40,20 @@ class EngineOptions:
     max_rows: int | None
     fetch: FetchLimits
     limits: PageLimits
+    trusted: frozenset[str] = frozenset()
+    """Model folders that may be read wherever they are, since the operator named them."""
+    remote: RemoteOptions = field(default_factory=RemoteOptions)
+
+    def for_the_user(self) -> EngineOptions:
+        """The same where only the user himself names engines elsewhere: every one is allowed."""
+        return replace(self, remote=replace(self.remote, hosts=None))
 
 
 def build_service(options: EngineOptions) -> OcrService:
     """A running engine; close it when done. Imports mlx, so it takes a moment."""
+    from ocr_mlx.engine.board import ModelBoard
     from ocr_mlx.engine.cache import ModelCache, SchedulerClock
+    from ocr_mlx.engine.remote_reading import RemoteEngines
     from ocr_mlx.engine.service import OcrService
     from ocr_mlx.engine.worker import Worker
     from ocr_mlx.pages.pdf import PdfRenderer
@@ -51,9 +64,9 @@ def build_service(options: EngineOptions) -> OcrService:
     def run(function: Callable[[], None]) -> Future[None]:
         return worker.call(function)
 
-    cache = ModelCache(
-        _loader(options, worker), run, SchedulerClock(), keep_alive=options.keep_alive, identity=_identity
-    )
+    board = ModelBoard(_identity)
+    load = _watched(_loader(options, worker), board)
+    cache = ModelCache(load, run, SchedulerClock(), keep_alive=options.keep_alive, identity=_identity)
     return OcrService(
         cache,
         worker,
@@ -61,6 +74,8 @@ def build_service(options: EngineOptions) -> OcrService:
         default_model=options.default_model,
         queue_limit=options.queue_limit,
         on_close=renderer.close,
+        board=board,
+        remote=RemoteEngines(options.remote),
     )
 
 
@@ -70,6 +85,16 @@ def _identity(name: str) -> str:
 
     known = resolve_name(name)
     return str(Path(known).expanduser().resolve()) if is_folder_name(known) else known
+
+
+def _watched(load: Load, board: ModelBoard) -> Load:
+    """A loader whose attempts the board follows."""
+
+    def watched(name: str, on_event: OnEvent) -> LoadedModel:
+        with board.watching(name, on_event) as noted:
+            return load(name, noted)
+
+    return watched
 
 
 def _loader(options: EngineOptions, worker: Worker) -> Callable[[str, OnEvent], LoadedModel]:
@@ -92,7 +117,7 @@ def _loader(options: EngineOptions, worker: Worker) -> Callable[[str, OnEvent], 
             cache_dir=options.cache_dir,
             on_progress=progress,
             on_download=licence,
-            roots=None if name == options.default_model else options.fetch.file_roots,
+            roots=None if _is_trusted(name, options) else options.fetch.file_roots,
         )
         on_event(ModelProgress(model=name, stage="loading"))
         return worker.call(lambda: load_model(ref, dtype=options.dtype)).result()
@@ -100,12 +125,16 @@ def _loader(options: EngineOptions, worker: Worker) -> Callable[[str, OnEvent], 
     return load
 
 
+def _is_trusted(name: str, options: EngineOptions) -> bool:
+    return name == options.default_model or name in options.trusted
+
+
 def _check_fence(name: str, options: EngineOptions) -> None:
     """Raise SourceForbidden for a model folder outside the allowed ones; the configured default is trusted."""
     from ocr_mlx.model.registry import is_folder_name
 
     roots = options.fetch.file_roots
-    if roots is None or name == options.default_model or not is_folder_name(name):
+    if roots is None or _is_trusted(name, options) or not is_folder_name(name):
         return
     folder = Path(name).expanduser().resolve()
     if not any(folder.is_relative_to(root.resolve()) for root in roots):

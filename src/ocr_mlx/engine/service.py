@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
-from typing import Protocol
 
 from ocr_mlx.domain import (
     DocumentDone,
@@ -29,34 +28,18 @@ from ocr_mlx.domain import (
     PageStarted,
     resolve,
 )
+from ocr_mlx.engine.board import ModelBoard
 from ocr_mlx.engine.cache import ModelCache
+from ocr_mlx.engine.document import Open, OpenDocument, pictures
+from ocr_mlx.engine.remote import RemoteModel, RemoteOptions, is_reference
+from ocr_mlx.engine.remote_reading import RemoteEngines, RemoteReading
 from ocr_mlx.engine.worker import Worker
 from ocr_mlx.errors import Cancelled, InvalidOption, QueueFull, ShuttingDown
 from ocr_mlx.inference import pipeline
+from ocr_mlx.inference.constrain import check_model
 from ocr_mlx.inference.failure import as_error
 from ocr_mlx.inference.options import check
-from ocr_mlx.model.base import LoadedModel, Mode, PreparedPage
-
-
-class OpenDocument(Protocol):
-    """What the service needs of a document (`pages.load.Document`)."""
-
-    @property
-    def indices(self) -> tuple[int, ...]:
-        """The selected pages."""
-        ...
-
-    def page(self, index: int, *, dpi: float, padding: int = 0) -> Page:
-        """One page's pixels; called by two threads at once."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the bytes."""
-        ...
-
-
-Open = Callable[[OcrRequest], OpenDocument]
-"""Fetch a request's source and open it; raises SourceError and PageError."""
+from ocr_mlx.model.base import LoadedModel, PreparedPage, find_mode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +88,13 @@ class OcrService:
         default_model: str,
         queue_limit: int = 64,
         on_close: Callable[[], None] = lambda: None,
+        board: ModelBoard | None = None,
+        remote: RemoteEngines | None = None,
     ) -> None:
         """`default_model` is read with when a request names none; `on_close` lets go of what `open_document` uses."""
         self.cache = cache
+        self._remote = remote or RemoteEngines(RemoteOptions())
+        self.board = board or ModelBoard()
         self._worker = worker
         self._open = open_document
         self._default_model = default_model
@@ -126,12 +113,25 @@ class OcrService:
         `on_event` is called on this thread, in order: model progress, document started, then per page started, text and
         done (pages may interleave; one that cannot be prepared is done without having started), last document done.
         `cancel` is only looked at, so that several runs may share it: once it is set, pages that are not done end as
-        `cancelled`. Raises Cancelled when that is before the first page, InvalidOption for a mode or prompt that the model does
-        not take, and OcrMlxError when the document as a whole cannot be read; a single bad page is a `failed` page.
+        `cancelled`. Raises Cancelled when that is before the first page, InvalidOption for a mode, a prompt or a JSON schema
+        that the model does not take, and OcrMlxError when the document as a whole cannot be read; a single bad page is a
+        `failed` page.
         """
         own = _Cancel(cancel)
         with self._admitted(own):
             return self._run(request, on_event or (lambda _event: None), own)
+
+    def inspect(self, request: OcrRequest) -> tuple[int, ...]:
+        """The indices of the selected pages. Opens the document, reads none. Raises SourceError and PageError."""
+        document = self._open(request)
+        try:
+            return document.indices
+        finally:
+            document.close()
+
+    def pictures(self, request: OcrRequest, *, dpi: float, most: int) -> Iterator[Page | None]:
+        """The first `most` selected pages as pixels; see `engine.document.pictures`."""
+        return pictures(self._open, request, dpi=dpi, most=most)
 
     def close(self, *, drain: float = 0.0) -> None:
         """Take no new work, give running work `drain` seconds, cancel the rest, unload and end all threads."""
@@ -143,6 +143,7 @@ class OcrService:
             self._idle.wait_for(lambda: not self._active, timeout=_CLOSING_SECONDS)
         self._threads.shutdown(wait=False)
         self._on_close()
+        self._remote.close()
         self.cache.close()
         self._worker.close()
 
@@ -167,20 +168,41 @@ class OcrService:
     def _run(self, request: OcrRequest, on_event: OnEvent, cancel: threading.Event) -> OcrResult:
         started = time.monotonic()
         name = request.model or self._default_model
-        check(request.overrides)
+        check(request.overrides, name)
+        remote = self._remote.find(name) if is_reference(name) else None
         document = self._open(request)
         try:
             _check_wanted(cancel)
-            with self.cache.lease(name, keep_alive=request.keep_alive, on_event=on_event, cancel=cancel) as model:
-                _check_wanted(cancel)
-                used = model.ref.id
-                pages = _Reading(self._worker, self._threads, document, model, request, on_event, cancel).run()
-                del model  # the lease's end may unload it, which frees nothing as long as it has a name here
+            if remote is not None:
+                used, pages = self._read_elsewhere(remote, document, request, on_event, cancel)
+            else:
+                used, pages = self._read_here(name, document, request, on_event, cancel)
         finally:
             document.close()
         result = OcrResult(model=used, pages=pages, seconds=time.monotonic() - started)
         on_event(DocumentDone(result=result))
         return result
+
+    def _read_here(
+        self, name: str, document: OpenDocument, request: OcrRequest, on_event: OnEvent, cancel: threading.Event
+    ) -> tuple[str, tuple[PageResult, ...]]:
+        with self.cache.lease(name, keep_alive=request.keep_alive, on_event=on_event, cancel=cancel) as model:
+            _check_wanted(cancel)
+            used = model.ref.id
+            pages = _Reading(self._worker, self._threads, document, model, request, on_event, cancel).run()
+            del model  # the lease's end may unload it, which frees nothing as long as it has a name here
+        return used, pages
+
+    def _read_elsewhere(
+        self,
+        remote: RemoteModel,
+        document: OpenDocument,
+        request: OcrRequest,
+        on_event: OnEvent,
+        cancel: threading.Event,
+    ) -> tuple[str, tuple[PageResult, ...]]:
+        reading = RemoteReading(self._remote, remote, self._threads, document, request, on_event, cancel)
+        return remote.model, reading.run()
 
 
 class _Cancel(threading.Event):
@@ -212,8 +234,9 @@ class _Reading:
         self._document = document
         self._model = model
         self._request = request
-        self._mode = find_mode(model, request.prompt.mode)
+        self._mode = find_mode(model.family, request.prompt.mode)
         self._params = resolve(model.family.defaults, self._mode.overrides, request.overrides)
+        check_model(model, self._params)
         self._emit = on_event
         self._cancel = cancel
         self._messages: SimpleQueue[_Message] = SimpleQueue()
@@ -244,7 +267,7 @@ class _Reading:
         while self._waiting and self._cancel.is_set():
             self._finish(pipeline.cancelled(self._waiting.pop()[0]))
         self._hands = {hand for hand in self._hands if not hand.done()}
-        room = self._model.processor.max_rows + _PREPARING
+        room = self._worker.places(self._model) + _PREPARING
         while self._waiting and self._preparing < _PREPARING and self._rows() < room:
             self._hands.add(self._threads.submit(self._prepare, self._waiting.pop()))
             self._preparing += 1
@@ -369,13 +392,3 @@ def _groups(indices: Sequence[int], size: int) -> list[Sequence[int]]:
 def _check_wanted(cancel: threading.Event) -> None:
     if cancel.is_set():
         raise Cancelled("The request was cancelled before its first page.")
-
-
-def find_mode(model: LoadedModel, name: str) -> Mode:
-    """The family's mode of this name, its default for an empty one; InvalidOption lists the names."""
-    family = model.family
-    mode = family.modes.get(name or family.default_mode)
-    if mode is None:
-        known = ", ".join(family.modes)
-        raise InvalidOption(f"The model has no mode '{name}'.", hint=f"Known modes: {known}.")
-    return mode

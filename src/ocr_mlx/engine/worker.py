@@ -5,8 +5,9 @@ Nothing else in the server evaluates an array while the worker runs, so graphs, 
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
@@ -57,10 +58,14 @@ class Worker:
         """Queue rows for the model's batch. Every row ends sooner or later, if only because the worker closes."""
 
         def run() -> None:
-            lane = self._lanes.setdefault(id(model), _Lane(model, self._max_rows))
+            lane = self._lanes.setdefault(id(model), _Lane(model, self.places(model)))
             lane.waiting.extend(rows)
 
         self.call(run)
+
+    def places(self, model: LoadedModel) -> int:
+        """Most rows of this model that decode together."""
+        return min(model.processor.max_rows, self._max_rows or model.processor.max_rows)
 
     def close(self) -> None:
         """End all rows and take no more. Waits for the step in progress."""
@@ -114,10 +119,13 @@ class Worker:
 class _Lane:
     """One model's batch and the rows that wait for a place in it."""
 
-    def __init__(self, model: LoadedModel, max_rows: int | None) -> None:
+    def __init__(self, model: LoadedModel, places: int) -> None:
         self._batch = DecodeBatch(model)
-        self._places = min(model.processor.max_rows, max_rows or model.processor.max_rows)
+        self._places = places
         self.waiting: deque[Row] = deque()
+        self._count = itertools.count(1)
+        self._turns: dict[int, int] = {}
+        """When each document last had a row taken in."""
 
     @property
     def idle(self) -> bool:
@@ -125,8 +133,7 @@ class _Lane:
 
     def step(self) -> None:
         self._drop_cancelled()
-        free = min(self._places - len(self._batch.rows), len(self.waiting))
-        joining = [self.waiting.popleft() for _ in range(free)]
+        joining = self._take(min(self._places - len(self._batch.rows), len(self.waiting)))
         try:
             self._batch.join(joining)
             self._batch.step()
@@ -135,6 +142,23 @@ class _Lane:
             for row in joining:
                 row.end(Finish.ERROR, error)
             self._batch.clear(error)
+
+    def _take(self, free: int) -> list[Row]:
+        """The next rows: of the document that has the fewest in the batch, so that a long one holds up no short one.
+
+        Rows of one document share their cancel flag. Among equals, the document goes first whose last turn is longest ago.
+        """
+        share = Counter(id(row.cancel) for row in self._batch.rows)
+        present = {*share, *(id(row.cancel) for row in self.waiting)}
+        self._turns = {document: turn for document, turn in self._turns.items() if document in present}
+        taken: list[Row] = []
+        while len(taken) < free:
+            row = min(self.waiting, key=lambda row: (share[id(row.cancel)], self._turns.get(id(row.cancel), 0)))
+            self.waiting.remove(row)
+            share[id(row.cancel)] += 1
+            self._turns[id(row.cancel)] = next(self._count)
+            taken.append(row)
+        return taken
 
     def _drop_cancelled(self) -> None:
         for row in self.waiting:

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from ocr_mlx.domain import UNSET, DecodeOverrides
 from ocr_mlx.errors import InvalidOption
+from ocr_mlx.inference.constrain import check_name, check_schema
 
 _WHOLE = {
     "max_new_tokens": (1, None),
@@ -16,16 +17,23 @@ _WHOLE = {
     "ngram_window": (0, None),
     "seed": (0, 2**63 - 1),
 }
+_MAY_BE_NONE = ("seed", "json_schema")
 _REAL = {"temperature": (0.0, None), "top_p": (0.0, 1.0), "repetition_penalty": (1e-3, None)}
 
 
-def check(overrides: DecodeOverrides) -> None:
-    """Raise InvalidOption, which names the option and what it may be, for the first value that cannot be."""
+def check(overrides: DecodeOverrides, model: str = "") -> None:
+    """Raise InvalidOption, which names the option and what it may be, for the first value that cannot be.
+
+    `model` is the name that is asked for: where it tells the family, so is refused what only other families do.
+    """
     for name in (field.name for field in fields(DecodeOverrides)):
         value = getattr(overrides, name)
-        if value is UNSET or (name == "seed" and value is None):
+        if value is UNSET or (name in _MAY_BE_NONE and value is None):
             continue
-        if name == "stop":
+        if name == "json_schema":
+            check_schema(value)
+            check_name(model)
+        elif name == "stop":
             _check_stop(value)
         elif name == "ngram_whitelist":
             _check_ids(value)

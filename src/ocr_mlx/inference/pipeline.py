@@ -11,7 +11,7 @@ from ocr_mlx.domain import DecodeParams, Finish, Page, PageError, PageResult, Pa
 from ocr_mlx.errors import OcrMlxError
 from ocr_mlx.inference.blank import is_blank
 from ocr_mlx.inference.stopping import Row, RowOutcome
-from ocr_mlx.model.base import LoadedModel, Mode, PreparedPage
+from ocr_mlx.model.base import LoadedModel, Mode, PageText, PreparedPage
 
 _STATUS = {
     Finish.EOS: PageStatus.OK,
@@ -47,6 +47,12 @@ def cancelled(index: int) -> PageResult:
     return PageResult(index=index, status=PageStatus.CANCELLED, finish=Finish.CANCELLED)
 
 
+def status_of(finish: Finish, text: str) -> PageStatus:
+    """How a page that ended so counts; one whose text came to its end and is empty is blank."""
+    status = _STATUS[finish]
+    return PageStatus.BLANK if status is PageStatus.OK and not text.strip() else status
+
+
 class PageRun:
     """Follows one page's rows. Deltas come out in reading order: a row's text waits until the rows before it are done.
 
@@ -69,6 +75,7 @@ class PageRun:
         self._mode = mode
         self._on_text = on_text
         self._on_done = on_done
+        self._constrained = False
         self._outcomes: list[RowOutcome | None] = [None] * len(prepared.rows)
         self._held = [""] * len(prepared.rows)
         self._head = 0
@@ -77,7 +84,8 @@ class PageRun:
         self._started = time.monotonic()
 
     def rows(self, params: DecodeParams, cancel: threading.Event) -> list[Row]:
-        """The rows to admit to the batch."""
+        """The rows to admit to the batch. Raises InvalidOption for a JSON schema that cannot be used."""
+        self._constrained = params.json_schema is not None
         return [self._row(i, params, cancel) for i in range(len(self._prepared.rows))]
 
     @property
@@ -91,13 +99,10 @@ class PageRun:
         raw = self._prepared.join([outcome.text for outcome in outcomes])
         error = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
         finish = max((outcome.finish for outcome in outcomes), key=_WORST_LAST.index, default=Finish.EOS)
-        final = self._model.processor.postprocess(raw, self._page, self._prepared, self._mode)
-        status = _STATUS[finish]
-        if status is PageStatus.OK and not final.text.strip():
-            status = PageStatus.BLANK
+        final = self._final(raw)
         return PageResult(
             index=self._page.index,
-            status=status,
+            status=status_of(finish, final.text),
             text=final.text,
             raw_text=raw,
             token_ids=tuple(token for outcome in outcomes for token in outcome.tokens),
@@ -110,6 +115,12 @@ class PageRun:
             seconds=time.monotonic() - self._started,
             error=PageError(code=error.code, message=str(error)) if error is not None else None,
         )
+
+    def _final(self, raw: str) -> PageText:
+        """The family's clean text; JSON stays as it is, for a family would take some of it for markup."""
+        if self._constrained:
+            return PageText(text=raw.strip())
+        return self._model.processor.postprocess(raw, self._page, self._prepared, self._mode)
 
     def _row(self, i: int, params: DecodeParams, cancel: threading.Event) -> Row:
         return Row(

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import mlx.core as mx
 
 from ocr_mlx.domain import DecodeParams
+from ocr_mlx.inference.constrain import Constraint
+
+NOTHING: Final = -1
+"""What a constrained row chooses where no token is left for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
     """One step's outcome for B rows, not evaluated yet.
 
-    `tokens` int32 [B]; `logprobs` float32 [B] under the model's own distribution (no temperature, no penalty);
-    `max_logits` float32 [B].
+    `tokens` int32 [B]; `logprobs` float32 [B] under the model's own distribution (no temperature, no penalty, no
+    constraint); `max_logits` float32 [B].
     """
 
     tokens: mx.array
@@ -48,13 +53,14 @@ def concatenate(choices: Sequence[Choice]) -> Choice:
 
 
 class Sampler:
-    """One row's way to choose: its random stream and its recent tokens.
+    """One row's way to choose: its random stream, its recent tokens, and what it is held to.
 
     `recent` stays on the device, so a penalised row can still be computed one step ahead.
     """
 
-    def __init__(self, params: DecodeParams) -> None:
+    def __init__(self, params: DecodeParams, constraint: Constraint | None = None) -> None:
         self.params = params
+        self._constraint = constraint
         self._key = mx.random.key(params.seed) if params.seed is not None else None
         self._recent: mx.array | None = None
 
@@ -62,24 +68,38 @@ class Sampler:
     def plain(self) -> bool:
         """Whether the row is plain greedy and may share the vectorised pass."""
         params = self.params
-        return params.temperature <= 0 and params.repetition_penalty == 1.0 and params.no_repeat_ngram == 0
+        free = params.repetition_penalty == 1.0 and params.no_repeat_ngram == 0 and self._constraint is None
+        return params.temperature <= 0 and free
 
     @property
     def needs_history(self) -> bool:
         """Whether the next choice depends on tokens that must first be read back to the host."""
-        return self.params.no_repeat_ngram > 0
+        return self.params.no_repeat_ngram > 0 or self._constraint is not None
 
     def choose(self, logits: mx.array, history: Sequence[int]) -> mx.array:
-        """`logits` float32 [V] -> one token, int32 []. `history` are this row's tokens so far."""
+        """`logits` float32 [V] -> one token, int32 []. `history` are this row's tokens so far.
+
+        The constraint, where there is one, must have taken all of them; NOTHING where it leaves no token.
+        """
         params = self.params
         logits = self._penalize(logits)
+        if self._constraint is not None:
+            logits = mx.where(mx.array(self._constraint.allowed(logits.shape[-1])), logits, -mx.inf)
         if params.no_repeat_ngram > 0:
-            ends = repeated_ngram_ends(history, params.no_repeat_ngram, params.ngram_window)
-            logits = ban(logits, [token for token in ends if token not in params.ngram_whitelist])
+            logits = self._unrepeated(logits, history)
         token = mx.argmax(logits) if params.temperature <= 0 else self._draw(logits)
         token = token.astype(mx.int32)
+        if self._constraint is not None:
+            token = mx.where(mx.max(logits) == -mx.inf, NOTHING, token)
         self._remember(token)
         return token
+
+    def _unrepeated(self, logits: mx.array, history: Sequence[int]) -> mx.array:
+        params = self.params
+        ends = repeated_ngram_ends(history, params.no_repeat_ngram, params.ngram_window)
+        left = ban(logits, [token for token in ends if token not in params.ngram_whitelist])
+        # JSON repeats itself by its form: where nothing else may come, a repetition does
+        return left if self._constraint is None else mx.where(mx.max(left) == -mx.inf, logits, left)
 
     def _draw(self, logits: mx.array) -> mx.array:
         params = self.params

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ocr_mlx.domain import DecodeParams, Finish
 from ocr_mlx.errors import DecodeError, OcrMlxError, PromptTooLong
+from ocr_mlx.inference.constrain import constraint_for
 from ocr_mlx.inference.failure import as_error
 from ocr_mlx.inference.guard import CHECK_EVERY, loop_start
 from ocr_mlx.inference.sampling import Sampler
@@ -31,7 +32,7 @@ class Row:
     """One sequence on its way through a batch: its inputs, its options, and what it has said so far.
 
     `on_text(delta, tokens)`, `tokens` since the last delta, and `on_done(outcome)` are called by the thread that decodes;
-    they must not block.
+    they must not block. Making one raises InvalidOption for a JSON schema that cannot be used.
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class Row:
     ) -> None:
         processor = model.processor
         self.inputs = inputs
-        self.sampler = Sampler(params)
+        self._constraint = constraint_for(model, params)
+        self.sampler = Sampler(params, self._constraint)
         self.tokens: list[int] = []
         self.cancel = cancel
         self.outcome: RowOutcome | None = None
@@ -83,6 +85,8 @@ class Row:
             return self.end(Finish.CANCELLED)
         if math.isnan(logprob):
             return self.end(Finish.ERROR, _not_finite())
+        if self._constraint is not None and not self._constraint.take(token):
+            return self.end(Finish.ERROR, _no_way_on())
         if token in self._eos:
             return self.end(Finish.EOS)
         self.tokens.append(token)
@@ -95,6 +99,8 @@ class Row:
             self._say(delta)
         if self._text.stopped:
             self.end(Finish.STOP)
+        elif self._constraint is not None and self._constraint.complete:
+            self.end(Finish.EOS)
         elif len(self.tokens) >= self._limit:
             self.end(Finish.LENGTH)
 
@@ -137,6 +143,13 @@ def _not_finite() -> DecodeError:
     return DecodeError(
         "The model's numbers are not finite, so its words mean nothing.",
         hint="The weights may be damaged, or float16 too narrow for them: download again, or set OCR_MLX_DTYPE=float32.",
+    )
+
+
+def _no_way_on() -> DecodeError:
+    return DecodeError(
+        "None of the model's tokens could continue this answer within its JSON schema.",
+        hint="Use a simpler schema, or ask for free text.",
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ocr_mlx.domain import Block, DecodeOverrides, DecodeParams, ModelRef, Page, Prompt
+from ocr_mlx.errors import InvalidOption
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -160,6 +161,16 @@ def same_name(name: str) -> str:
     return name
 
 
+def the_words(prompt: Prompt, mode: Mode) -> str:
+    """The caller's words, else the mode's."""
+    return prompt.text or mode.prompt
+
+
+def as_it_is(raw_text: str, page: Page, prompt: Prompt, mode: Mode) -> PageText:
+    """The model's own words."""
+    return PageText(text=raw_text.strip())
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
     """What a family's folder declares as `FAMILY`.
@@ -171,7 +182,10 @@ class Family:
 
     `architectures`, where given, must hold one of those that config.json names: a `model_type` may be ambiguous.
     `rename` turns a tensor's name or a module's path of any naming that is around into the graph's own; twice is once.
-    `bases` say which hub id stands in for the base that an adapter declares.
+    `asks` and `clean` are for engines elsewhere, where no processor is: what to ask besides the picture, and the text and
+    regions in the model's words; `extras` are fields beyond OpenAI's own that make such engines read as this family should.
+    `bases` say which hub id stands in for the base that an adapter declares. A `general` family answers free questions, so
+    that its answers can be held to a JSON schema.
     """
 
     name: str
@@ -189,17 +203,34 @@ class Family:
     """(module path, mixed) -> quantize it?"""
     architectures: tuple[str, ...] = ()
     rename: Callable[[str], str] = same_name
+    asks: Callable[[Prompt, Mode], str] = the_words
+    clean: Callable[[str, Page, Prompt, Mode], PageText] = as_it_is
+    extras: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     published_bits: int = 16
     bases: Mapping[str, str] = field(default_factory=dict)
+    general: bool = False
+
+
+def find_mode(family: Family, name: str) -> Mode:
+    """The family's mode of this name, its default for an empty one; InvalidOption lists the names."""
+    mode = family.modes.get(name or family.default_mode)
+    if mode is None:
+        known = ", ".join(family.modes)
+        raise InvalidOption(f"The model has no mode '{name}'.", hint=f"Known modes: {known}.")
+    return mode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedModel:
-    """A model in memory. `bytes` counts its weights as they are held."""
+    """A model in memory. `bytes` counts its weights as they are held.
+
+    `kept` is room for what others make of the model once and need as long as it is loaded.
+    """
 
     ref: ModelRef
     family: Family
     graph: Graph
     processor: Processor
     bytes: int
+    kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)

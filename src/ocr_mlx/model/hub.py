@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from ocr_mlx.domain import ModelRef
-from ocr_mlx.errors import CheckpointIncomplete, DownloadFailed, ModelError, UnknownModel, UnsupportedArchitecture
+from ocr_mlx.errors import (
+    CheckpointIncomplete,
+    DownloadFailed,
+    ModelError,
+    ModelNotHere,
+    UnknownModel,
+    UnsupportedArchitecture,
+)
 from ocr_mlx.model import adapter as adapters
 from ocr_mlx.model import registry
 from ocr_mlx.model.adapter import ADAPTER_CONFIG, Adapter
@@ -116,7 +123,7 @@ class Hub:
             return cached
         if files.is_offline:
             lacking = self._lacking_base(repo, revision) or repo
-            raise DownloadFailed(
+            raise ModelNotHere(
                 f"{lacking} is not on this machine, and downloads are switched off.",
                 hint=by_hand(lacking, is_base=is_base or lacking != repo),
             )

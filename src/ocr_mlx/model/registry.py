@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from ocr_mlx.errors import UnknownModel, UnsupportedArchitecture
+from ocr_mlx.errors import ModelError, UnknownModel, UnsupportedArchitecture
 from ocr_mlx.model import families as _folder
 from ocr_mlx.model.base import Family
+from ocr_mlx.model.folder import read_config
 
 BUILTIN: Final = "builtin"
 _FOLDER_STARTS: Final = (".", "/", "~")
@@ -39,6 +40,21 @@ def family_for(config: Mapping[str, Any]) -> Family:
 def _is_of(family: Family, config: Mapping[str, Any]) -> bool:
     named = config.get("architectures")
     return not family.architectures or not named or not set(family.architectures).isdisjoint(named)
+
+
+def family_of(name: str) -> Family | None:
+    """The family of an alias, a known checkpoint or a folder; None where only its files could tell. Downloads nothing."""
+    try:
+        known = resolve_name(name)
+    except UnknownModel:
+        return None
+    if is_folder_name(known):
+        try:
+            return family_for(read_config(Path(known).expanduser()))
+        except ModelError:
+            return None
+    bare = known.partition("@")[0].lower()
+    return next((one for one in families() if bare in (checkpoint.lower() for checkpoint in one.checkpoints)), None)
 
 
 def aliases() -> dict[str, str]:

@@ -69,10 +69,13 @@ class _Stream(httpcore.NetworkStream):
         return self._inner.get_extra_info(info)
 
 
-class _Backend(httpcore.NetworkBackend):
+class PinnedBackend(httpcore.NetworkBackend):
     """Connects to the addresses that were checked and to no others."""
 
-    def __init__(self, deadline: Deadline, *, allow_private: bool, resolver: addresses.Resolver) -> None:
+    def __init__(
+        self, deadline: Deadline, *, allow_private: bool, resolver: addresses.Resolver = addresses.resolve
+    ) -> None:
+        """`connect_tcp` raises FetchFailed for a host that is not found, SourceForbidden for one that is not public."""
         self._inner = httpcore.SyncBackend()
         self._deadline = deadline
         self._allow_private = allow_private
@@ -110,7 +113,7 @@ def fetch_url(url: str, limits: FetchLimits, *, resolver: addresses.Resolver = a
     http nor https, or an address that is not public. SourceTooLarge.
     """
     deadline = Deadline(limits.timeout)
-    backend = _Backend(deadline, allow_private=limits.allow_private, resolver=resolver)
+    backend = PinnedBackend(deadline, allow_private=limits.allow_private, resolver=resolver)
     current = _parse(url)
     with httpcore.ConnectionPool(network_backend=backend, max_keepalive_connections=0) as pool:
         for _ in range(_MOST_REDIRECTS + 1):
@@ -138,7 +141,7 @@ def _check_scheme(url: httpx.URL) -> httpx.URL:
 def _get(pool: httpcore.ConnectionPool, url: httpx.URL, limits: FetchLimits) -> bytes | httpx.URL:
     """The body, or where to go next."""
     try:
-        with pool.stream("GET", _core_url(url), headers=_headers(url)) as response:
+        with pool.stream("GET", core_url(url), headers=_headers(url)) as response:
             location = _header(response, b"location")
             if response.status in _REDIRECTS and location:
                 return _redirect(url, location)
@@ -188,7 +191,8 @@ def _redirect(url: httpx.URL, location: str) -> httpx.URL:
         raise FetchFailed(f"{_public_name(url)} redirects to a malformed address.", hint=_CHECK) from error
 
 
-def _core_url(url: httpx.URL) -> httpcore.URL:
+def core_url(url: httpx.URL) -> httpcore.URL:
+    """The same address as httpcore takes it."""
     return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
 
 

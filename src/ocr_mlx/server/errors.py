@@ -9,6 +9,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Scope
@@ -33,6 +36,7 @@ STATUS: Mapping[type[OcrMlxError], int] = {
     errors.CheckpointIncomplete: 422,
     errors.WeightMismatch: 422,
     errors.DownloadFailed: 502,
+    errors.ModelNotHere: 404,
     errors.OutputExists: 409,
     errors.DecodeError: 500,
     errors.PromptTooLong: 422,
@@ -41,14 +45,44 @@ STATUS: Mapping[type[OcrMlxError], int] = {
     errors.TimedOut: 504,
     errors.EngineError: 500,
     errors.QueueFull: 429,
+    errors.QueueUnreachable: 503,
     errors.ShuttingDown: 503,
     errors.JobNotFound: 404,
     errors.OutOfMemory: 503,
+    errors.RemoteFailed: 502,
 }
 RETRY_AFTER: Mapping[int, str] = {429: "5", 503: "10"}
 """Seconds, for the statuses that say `later`."""
 CODE_HEADER = "X-OCR-MLX-Error"
+INVALID = "invalid_request"
+OPENAI_TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""OpenAI's error types that do not follow from the status's first digit."""
 _SHORT = 100
+_SECRET = frozenset({"password", "api_key"})
+"""Fields whose input is never echoed."""
+
+
+class Problem(BaseModel):
+    """Why not, and what to do."""
+
+    detail: str
+
+
+def problem(description: str) -> dict[str, Any]:
+    """How a route's description tells of an error answer."""
+    return {"description": description, "model": Problem}
+
+
+READING: dict[int | str, dict[str, Any]] = {
+    413: problem("The file is too large"),
+    429: problem("Too much work is waiting; Retry-After says when to come back"),
+    499: problem("The client has gone"),
+    500: problem("The model failed"),
+    502: problem("The engine elsewhere failed"),
+    503: problem("The model cannot be had now, the memory is full, or the server is shutting down"),
+    504: problem("Reading took too long"),
+}
+"""What every route can answer that reads a file at once."""
 
 
 def status_of(kind: type[OcrMlxError]) -> int:
@@ -58,7 +92,12 @@ def status_of(kind: type[OcrMlxError]) -> int:
 
 def status_of_code(code: str) -> int:
     """The status of an error that has become a record; 500 for a code that nobody declares."""
-    return next((status_of(kind) for kind in _tree(OcrMlxError) if kind.code == code), 500)
+    return status_of(kind_of_code(code))
+
+
+def kind_of_code(code: str) -> type[OcrMlxError]:
+    """The class of an error that has become a record; OcrMlxError for a code that nobody declares."""
+    return next((kind for kind in _tree(OcrMlxError) if kind.code == code), OcrMlxError)
 
 
 def _tree(kind: type[OcrMlxError]) -> Iterator[type[OcrMlxError]]:
@@ -70,15 +109,36 @@ def _tree(kind: type[OcrMlxError]) -> Iterator[type[OcrMlxError]]:
 def answer(
     scope: Scope, status: int, message: str, *, code: str = "", headers: Mapping[str, str] | None = None
 ) -> Response:
-    """An error answer in the shape of its route: plain text where success is plain text, `{"detail": …}` elsewhere."""
+    """An error answer in its route's shape: text where success is text, OpenAI's under `/v1/`, else `{"detail": …}`."""
     extra = dict(headers or {})
     if status in RETRY_AFTER:
         extra.setdefault("Retry-After", RETRY_AFTER[status])
     if code:
         extra[CODE_HEADER] = code
-    if scope.get("method") == "POST" and scope.get("path") == "/ocr":
+    if _is_text(scope):
         return PlainTextResponse(message.encode("utf-8", "replace"), status, headers=extra)
+    message = message.encode("utf-8", "replace").decode()
+    if _is_openai(scope):
+        return JSONResponse(openai_error(status, message, code=code), status, headers=extra)
     return JSONResponse({"detail": message}, status, headers=extra)
+
+
+def openai_error(status: int, message: str, *, code: str = "", param: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object."""
+    kind = OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code or None}}
+
+
+def _is_text(scope: Scope) -> bool:
+    """Whether the route answers plain text: `/ocr` with JSON."""
+    if scope.get("method") != "POST" or scope.get("path") != "/ocr":
+        return False
+    kind = Headers(scope=scope).get("content-type", "") if "headers" in scope else ""
+    return not kind.lower().startswith("multipart/")
+
+
+def _is_openai(scope: Scope) -> bool:
+    return str(scope.get("path", "")).startswith("/v1/")
 
 
 def install(app: FastAPI) -> None:
@@ -96,20 +156,38 @@ async def _known(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    return answer(request.scope, error.status_code, error.detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and "route" in request.scope:
+        headers["Allow"] = _allowed(request) or headers.get("Allow", "")
+    return answer(request.scope, error.status_code, error.detail, headers=headers)
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
+def _allowed(request: Request) -> str:
+    """The methods of all routes of the path that was met; Starlette tells those of one."""
+    path = request.scope["route"].path
+    routes = [route for route in iter_route_contexts(request.app.routes) if getattr(route, "path", "") == path]
+    return ", ".join(sorted({method for one in routes if one.include_in_schema for method in one.methods or ()}))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    return JSONResponse({"detail": [_violation(item) for item in error.errors()]}, 422)
+    headers = {CODE_HEADER: INVALID}
+    if _is_openai(request.scope):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        message = f"{where}: {first['msg']}" if where else str(first["msg"])
+        return JSONResponse(openai_error(400, message, code=INVALID, param=where or None), 400, headers=headers)
+    return JSONResponse({"detail": [_violation(item) for item in error.errors()]}, 422, headers=headers)
 
 
 def _violation(item: Mapping[str, Any]) -> dict[str, Any]:
     """One violation in FastAPI's shape. The input is echoed only where it is short, harmless and valid JSON."""
     violation = {"type": item["type"], "loc": list(item["loc"]), "msg": item["msg"]}
+    if "UploadFile" in item["msg"]:
+        return violation | {"msg": "Value error, a file was expected here, not text"}
     if "ctx" in item:
         violation["ctx"] = {key: value if _plain(value) else str(value) for key, value in item["ctx"].items()}
-    if "input" in item and "password" not in item["loc"]:
+    if "input" in item and _SECRET.isdisjoint(item["loc"]):
         if _plain(item["input"]) or item["input"] in ({}, []):
             violation["input"] = item["input"]
     return violation

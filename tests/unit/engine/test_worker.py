@@ -18,7 +18,7 @@ def test_states_that_cannot_be_merged_end_their_rows_and_not_the_worker(monkeypa
 
     monkeypatch.setattr(ScriptState, "merge", refuse)
     model = fake_model([])
-    lane = _Lane(model, None)
+    lane = _Lane(model, 8)
     first, second = Said(model, "running for a while"), Said(model, "joins")
     for said in (first, second):
         lane.waiting.append(said.row)
@@ -29,6 +29,10 @@ def test_states_that_cannot_be_merged_end_their_rows_and_not_the_worker(monkeypa
 
 def test_the_setting_caps_the_batch() -> None:
     model = fake_model([])
+    for most, places in ((None, model.processor.max_rows), (2, 2), (10_000, model.processor.max_rows)):
+        worker = Worker(max_rows=most)
+        assert worker.places(model) == places
+        worker.close()
     lane = _Lane(model, 2)
     said = [Said(model, f"row {i}") for i in range(5)]
     lane.waiting.extend(s.row for s in said)
@@ -36,6 +40,27 @@ def test_the_setting_caps_the_batch() -> None:
         lane.step()
     assert isinstance(model.graph, ScriptGraph) and max(model.graph.widths) == 2
     assert [s.end() for s in said] == [(f"row {i}", Finish.EOS) for i in range(5)]
+
+
+@pytest.mark.parametrize("documents", [1, 2, 3])
+def test_long_documents_hold_up_no_short_one(documents: int) -> None:
+    model = fake_model([])
+    lane = _Lane(model, 2)
+    long = [[Said(model, "a long one") for _ in range(9)] for _ in range(documents)]
+    short = Said(model, "short")
+    for pages in long:
+        for said in pages:
+            said.row.cancel = pages[0].cancel  # what makes them one document
+        lane.waiting.extend(said.row for said in pages)
+    lane.step()
+    lane.waiting.append(short.row)
+    while short.outcome is None:
+        lane.step()
+    everything = [said for pages in long for said in pages]
+    assert sum(said.outcome is not None for said in everything) <= 4
+    while not lane.idle:
+        lane.step()
+    assert {said.end() for said in everything} == {("a long one", Finish.EOS)}
 
 
 def test_running_out_of_memory_says_so_and_the_worker_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

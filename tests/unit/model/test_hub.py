@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ocr_mlx.domain import Quantization
-from ocr_mlx.errors import CheckpointIncomplete, DownloadFailed, UnknownModel, UnsupportedArchitecture
+from ocr_mlx.errors import CheckpointIncomplete, DownloadFailed, ModelNotHere, UnknownModel, UnsupportedArchitecture
 from ocr_mlx.model import hub as hub_module
 from ocr_mlx.model import hub_files
 from ocr_mlx.model.base import Family
@@ -219,7 +219,7 @@ def test_without_a_network_the_hint_says_how_to_go_on(local: Hub) -> None:
 
 def test_offline_asks_nothing(local: Hub, server: FakeHub) -> None:
     offline = Hub(cache_dir=local.cache_dir, endpoint=server.url, offline=True)
-    with pytest.raises(DownloadFailed, match="downloads are switched off"):
+    with pytest.raises(ModelNotHere, match="downloads are switched off"):
         offline.find("tiny")
     assert not server.requests
     ref = local.find("tiny")
@@ -232,7 +232,7 @@ def test_the_hubs_own_offline_switch_counts(local: Hub, server: FakeHub, monkeyp
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DownloadFailed, match="downloads are switched off"):
+    with pytest.raises(ModelNotHere, match="downloads are switched off"):
         local.find("tiny")
     assert not server.requests
 

@@ -30,6 +30,7 @@ def tree(kind: type[OcrMlxError]) -> Iterator[type[OcrMlxError]]:
         (errors.PageOutOfRange, 422),
         (errors.UnknownModel, 404),
         (errors.DownloadFailed, 502),
+        (errors.ModelNotHere, 404),
         (errors.WeightMismatch, 422),
         (errors.InvalidOption, 422),
         (errors.QueueFull, 429),

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ocr_mlx.domain import DecodeParams
-from ocr_mlx.model.base import Family, Graph, Processor
+from ocr_mlx.domain import DecodeParams, Page, Prompt
+from ocr_mlx.model.base import Family, Graph, Mode, PageText, Processor
 from ocr_mlx.model.families.deepseek_ocr.modes import DEFAULT, all_modes
 from ocr_mlx.model.families.deepseek_ocr.names import ARCHITECTURES, MODEL_TYPES, rename
 from ocr_mlx.model.families.deepseek_ocr.recipe import recipe
+
+_END = "<｜end▁of▁sentence｜>"
+_NGRAM, _WINDOW, _CELLS = 30, 90, (128821, 128822)
+"""Upstream's guard for single pictures; cells of tables may repeat: <td> and </td>."""
 
 
 def build(config: Mapping[str, Any]) -> Graph:
@@ -25,6 +29,22 @@ def processor(folder: Path, config: Mapping[str, Any]) -> Processor:
     from ocr_mlx.model.families.deepseek_ocr.processor import read_processor
 
     return read_processor(folder, config)
+
+
+def asks(prompt: Prompt, mode: Mode) -> str:
+    """The question without its picture. Raises InvalidOption as the processor does."""
+    from ocr_mlx.model.families.deepseek_ocr.prompts import question
+
+    asked = question(prompt, mode)
+    return f"{asked.before}{asked.after}".strip()
+
+
+def clean(raw_text: str, page: Page, prompt: Prompt, mode: Mode) -> PageText:
+    """Clean Markdown, and a block for each box."""
+    from ocr_mlx.model.families.deepseek_ocr.postprocess import clean_page
+    from ocr_mlx.model.families.deepseek_ocr.prompts import question
+
+    return clean_page(raw_text.removesuffix(_END), page, question(prompt, mode).reading)
 
 
 FAMILY = Family(
@@ -58,10 +78,16 @@ FAMILY = Family(
     files=("*.json", "*.safetensors"),
     modes=all_modes(),
     default_mode=DEFAULT,
-    # Upstream's guard for single pictures; cells of tables may repeat: <td> and </td>.
-    defaults=DecodeParams(max_new_tokens=8192, no_repeat_ngram=30, ngram_window=90, ngram_whitelist=(128821, 128822)),
+    defaults=DecodeParams(max_new_tokens=8192, no_repeat_ngram=_NGRAM, ngram_window=_WINDOW, ngram_whitelist=_CELLS),
     build=build,
     processor=processor,
     recipe=recipe,
     rename=rename,
+    asks=asks,
+    clean=clean,
+    # As vLLM names them: boxes stand in special tokens, and its own form of the guard.
+    extras={
+        "skip_special_tokens": False,
+        "vllm_xargs": {"ngram_size": _NGRAM, "window_size": _WINDOW, "whitelist_token_ids": list(_CELLS)},
+    },
 )

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ocr_mlx.domain import DecodeOverrides, DecodeParams
-from ocr_mlx.model.base import Family, Graph, Mode, Processor
+from ocr_mlx.domain import DecodeOverrides, DecodeParams, Page, Prompt
+from ocr_mlx.model.base import Family, Graph, Mode, PageText, Processor
 
 _ORG: Final = "lightonai"
 _FULL: Final = (
@@ -77,6 +77,15 @@ def recipe(path: str, mixed: bool) -> bool | Mapping[str, int]:
     return True
 
 
+def clean(raw_text: str, page: Page, _prompt: Prompt, mode: Mode) -> PageText:
+    """Clean text and the regions that the model gave; the model's own words where the mode asks for them."""
+    from ocr_mlx.model.families.lighton_ocr.postprocess import page_text
+
+    if not mode.options.get("clean", True):
+        return PageText(text=raw_text.strip())
+    return page_text(raw_text, page.width, page.height)
+
+
 FAMILY = Family(
     name="lighton_ocr",
     model_types=("mistral3", "lighton_ocr"),
@@ -114,4 +123,5 @@ FAMILY = Family(
     processor=processor,
     recipe=recipe,
     rename=rename,
+    clean=clean,
 )

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ocr_mlx.domain import DecodeOverrides, DecodeParams
-from ocr_mlx.model.base import Family, Graph, Mode, Processor
+from ocr_mlx.domain import DecodeOverrides, DecodeParams, Page, Prompt
+from ocr_mlx.model.base import Family, Graph, Mode, PageText, Processor
 
 PROMPT = (
     "Below is the image of one page of a document, as well as some raw textual content that was previously extracted"
@@ -47,6 +47,13 @@ def rename(name: str) -> str:
         if name == level or name.startswith(f"{level}."):
             return published + name[len(level) :]
     return name
+
+
+def clean(raw_text: str, _page: Page, _prompt: Prompt, mode: Mode) -> PageText:
+    """The model's words in the mode's format."""
+    from ocr_mlx.model.families.qwen2_vl.markup import formatted
+
+    return PageText(text=formatted(raw_text, mode.options.get("format", "text")))
 
 
 def recipe(path: str, mixed: bool) -> bool | Mapping[str, int]:
@@ -121,6 +128,7 @@ FAMILY = Family(
     processor=processor,
     recipe=recipe,
     rename=rename,
+    clean=clean,
     sizes={
         _QARI: _BYTES,
         "oddadmix/Qari-OCR-0.2.2.1-VL-2B-Instruct-merged": _BYTES,
@@ -132,4 +140,5 @@ FAMILY = Family(
         for name in ("Qwen2-VL-2B-Instruct", "qwen2-vl-2b-instruct")
         for packing in ("", "-bnb-4bit", "-unsloth-bnb-4bit")
     },
+    general=True,
 )

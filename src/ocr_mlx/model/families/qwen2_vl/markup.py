@@ -19,6 +19,13 @@ _INDENT: Final = re.compile(r" ?\n ?")
 _GAP: Final = re.compile(r"\n{3,}")
 
 
+def formatted(raw_text: str, kind: str) -> str:
+    """The model's words as `text`, as `markdown`, or `raw`, which is as they are."""
+    if kind == "raw":
+        return raw_text.strip()
+    return markdown(raw_text) if kind == "markdown" else plain(raw_text)
+
+
 def plain(text: str) -> str:
     """The text without markup: nothing but white space takes its place, and numbers for ordered lists."""
     return _written(text, PlainWriter())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,13 +14,12 @@ from ocr_mlx.domain import Page, Prompt
 from ocr_mlx.errors import CheckpointIncomplete, UnsupportedArchitecture
 from ocr_mlx.model.base import Mode, ModelInputs, PageText, PreparedPage
 from ocr_mlx.model.families.qwen2_vl.config import Qwen2VLConfig
-from ocr_mlx.model.families.qwen2_vl.markup import markdown, plain
+from ocr_mlx.model.families.qwen2_vl.markup import formatted
 from ocr_mlx.model.families.qwen2_vl.picture import PAGE_PIXELS, PictureSettings, picture_pixels
 from ocr_mlx.model.families.qwen2_vl.prompt import Chat, end_ids, read_chat
 from ocr_mlx.model.folder import member, read_json
 
 _KINDS: Final = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil")
-_FORMATS: Final[Mapping[str, Callable[[str], str]]] = {"text": plain, "markdown": markdown, "raw": str.strip}
 
 
 class PageProcessor:
@@ -54,7 +53,7 @@ class PageProcessor:
 
     def postprocess(self, raw_text: str, page: Page, prepared: PreparedPage, mode: Mode) -> PageText:
         """The model's words in the mode's format. Text stays in its logical order, whatever its direction."""
-        return PageText(text=_FORMATS[mode.options.get("format", "text")](raw_text))
+        return PageText(text=formatted(raw_text, mode.options.get("format", "text")))
 
     def repetition_test(self) -> None:
         """None: upstream has none."""
