@@ -10,8 +10,11 @@ import json
 import sys
 from pathlib import Path
 
+from ocr_mlx.jobs.build import build_jobs
 from ocr_mlx.server.app import create_app
-from ocr_mlx.server.deps import DocumentRunner, EngineSlot, ServerContext, Service
+from ocr_mlx.server.choice import ModelChoice
+from ocr_mlx.server.deps import ServerContext
+from ocr_mlx.server.running import DocumentRunner, EngineSlot, Service
 from ocr_mlx.settings import Settings
 from ocr_mlx.utils.logs import LogTail
 
@@ -20,12 +23,15 @@ TARGET = Path(__file__).resolve().parents[1] / "openapi.json"
 
 def document() -> str:
     """The description as the server answers it, indented."""
-    engine = EngineSlot(_never)
+    engine, settings = EngineSlot(_never), Settings()
+    jobs = build_jobs(settings.job_options(), engine.wait)
     context = ServerContext(
-        settings=Settings(),
+        settings=settings,
         engine=engine,
         runner=DocumentRunner(engine, threads=1),
-        port=Settings().port,
+        jobs=jobs,
+        models=ModelChoice(settings, jobs.current_model),
+        port=settings.port,
         instance="",
         shutdown=lambda: None,
         logs=LogTail(),

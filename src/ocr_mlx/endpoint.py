@@ -27,19 +27,26 @@ from typing import Any
 import uvicorn
 
 from ocr_mlx import __version__
+from ocr_mlx.errors import EngineError
+from ocr_mlx.jobs.base import Jobs
+from ocr_mlx.jobs.build import build_jobs
 from ocr_mlx.server.app import create_app
-from ocr_mlx.server.deps import DocumentRunner, EngineSlot, ServerContext, Service
+from ocr_mlx.server.choice import ModelChoice
+from ocr_mlx.server.deepseek.history import history_of
+from ocr_mlx.server.deps import ServerContext
+from ocr_mlx.server.running import DocumentRunner, EngineSlot, Service
 from ocr_mlx.settings import InvalidSetting, Settings
+from ocr_mlx.settings.presets import PRESETS
 from ocr_mlx.utils import logs, ports, records, watch
 
 log = logging.getLogger("ocr_mlx.endpoint")
 
 ENGINE_AFTER = 0.2
-"""Seconds after the announcement when the engine's imports begin, unless a document asks earlier."""
+"""Seconds after the announcement when the engine's imports and the jobs begin, unless a request asks earlier."""
 GRACE = 2.0
 """Seconds between the end of the drain, when work is cancelled, and that of the connections that are still open."""
 LAST_RESORT = 5.0
-"""Seconds after everything was closed when the process ends even if a thread does not."""
+"""Seconds after the drain of the jobs when the process ends even if a thread does not."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _complain(f"Cannot listen on {settings.host}: {error.strerror or error}", 1)
     with sock:
-        _serve(settings, sock, options)
+        try:
+            _serve(settings, sock, options)
+        except EngineError as error:  # jobs in Redis, and the packages for that are missing
+            return _complain(str(error), 2)
     return 0
 
 
@@ -66,8 +76,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog="OCR_MLX_* environment variables hold all other settings; `python -m ocr_mlx.settings` lists them.",
         allow_abbrev=False,
     )
+    parser.add_argument(
+        "--contract", choices=tuple(PRESETS), help="take the defaults of one service: its port, /health, / and model"
+    )
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", help="preferred port (7771), the next free one when taken; 0 for any free one")
+    parser.add_argument(
+        "--port", help="preferred port (7771, or the contract's), the next free one when taken; 0 for any free one"
+    )
     parser.add_argument("--parent-pid", type=_pid, metavar="PID", help="end when this process ends")
     parser.add_argument("--stdin-watch", action="store_true", help="end when standard input ends")
     return parser
@@ -86,11 +101,11 @@ def _dashes(arguments: Sequence[str]) -> list[str]:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    """The environment's settings, with the command line's port and host on top."""
+    """The environment's settings, with the command line's contract, port and host on top."""
     given = {"OCR_MLX_HOST": options.host, "OCR_MLX_PORT": options.port}
     over = Settings.from_env({name: value for name, value in given.items() if value is not None})
     changed = {key: getattr(over, key) for key in ("host", "port") if getattr(options, key) is not None}
-    return dataclasses.replace(Settings.from_env(), **changed)
+    return dataclasses.replace(Settings.from_env(contract=options.contract or ""), **changed)
 
 
 def _complain(message: str, status: int) -> int:
@@ -102,10 +117,11 @@ class Sidecar(uvicorn.Server):
     """uvicorn with this program's manners: announce when it answers, drain with a deadline, status 0 on SIGTERM."""
 
     def __init__(self, config: uvicorn.Config, *, drain: float, on_ready: Callable[[], None]) -> None:
-        """`on_ready` runs on the event loop's thread; `expire`, when set, once the drain is over."""
+        """`on_ready` runs on the event loop's thread; `on_end` as the end begins, `expire` once the drain is over."""
         super().__init__(config)
         self.expire: Callable[[], None] = lambda: None
         self.at_once: Callable[[], None] = lambda: None
+        self.on_end: Callable[[], None] = lambda: None
         self._drain = drain
         self._on_ready = on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -122,8 +138,11 @@ class Sidecar(uvicorn.Server):
             return
         self.should_exit = True
         if self._loop is not None:
-            loop = self._loop
-            loop.call_soon_threadsafe(lambda: loop.call_later(self._drain, self.expire))
+            self._loop.call_soon_threadsafe(self._begin_to_end, self._loop)
+
+    def _begin_to_end(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.on_end()
+        loop.call_later(self._drain, self.expire)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second ends the process at once."""
@@ -151,23 +170,27 @@ def _serve(settings: Settings, sock: socket.socket, options: argparse.Namespace)
     port, instance = sock.getsockname()[1], secrets.token_hex(8)
     engine = EngineSlot(lambda: _build(settings))
     runner = DocumentRunner(engine, threads=settings.queue + 4)
+    jobs = build_jobs(settings.job_options(), engine.wait)
     record = _Record(settings, port, instance)
 
     def ready() -> None:
         record.announce()
         asyncio.get_running_loop().call_later(ENGINE_AFTER, engine.start)
+        asyncio.get_running_loop().call_later(ENGINE_AFTER, jobs.start)
 
     context = ServerContext(
         settings=settings,
         engine=engine,
         runner=runner,
+        jobs=jobs,
+        models=ModelChoice(settings, jobs.current_model),
         port=port,
         instance=instance,
         shutdown=lambda: server.end(),
         logs=tail,
     )
     server = Sidecar(uvicorn_config(create_app(context), settings), drain=settings.drain, on_ready=ready)
-    server.expire, server.at_once = runner.stop, record.remove
+    server.expire, server.at_once, server.on_end = runner.stop, record.remove, jobs.stop
     if not settings.token and not _is_loopback(settings.host):
         log.warning("other machines can reach this server, and OCR_MLX_TOKEN is not set")
     if options.parent_pid:
@@ -177,7 +200,7 @@ def _serve(settings: Settings, sock: socket.socket, options: argparse.Namespace)
     try:
         server.run(sockets=[sock])
     finally:
-        _close(record, runner, engine)
+        _close(record, jobs, runner, engine, last=settings.drain + LAST_RESORT)
 
 
 def _is_loopback(host: str) -> bool:
@@ -185,6 +208,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _build(settings: Settings) -> Service:
+    """The engine; and what has expired while no server ran goes."""
+    history_of(settings).sweep()
     options = settings.engine_options()
     from ocr_mlx.engine.build import build_service
 
@@ -204,11 +229,12 @@ def uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:
     )
 
 
-def _close(record: _Record, runner: DocumentRunner, engine: EngineSlot) -> None:
+def _close(record: _Record, jobs: Jobs, runner: DocumentRunner, engine: EngineSlot, *, last: float) -> None:
     record.remove()
-    last = threading.Timer(LAST_RESORT, lambda: os._exit(0))
-    last.daemon = True
-    last.start()
+    end = threading.Timer(last, lambda: os._exit(0))
+    end.daemon = True
+    end.start()
+    jobs.close()
     runner.close()
     engine.close()
     log.info("ended")

@@ -37,6 +37,22 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("OCR_MLX_ALLOWED_ORIGINS", "none", "allowed_origins", ()),
         ("DEFAULT_MODEL", "builtin", "model", "builtin"),
         ("API_KEY", "k", "token", "k"),
+        ("MODEL_CACHE_DIR", "/m", "models_dir", Path("/m")),
+        ("UPLOADS_DIR", "/u", "jobs_dir", Path("/u")),
+        ("JOB_TIMEOUT", "20", "job_timeout", 20.0),
+        ("MODEL_SOURCE", "vllm", "model_source", "vllm"),
+        (
+            "VLLM_ENDPOINT",
+            "http://gpu:8001/v1/chat/completions",
+            "remote_endpoint",
+            "http://gpu:8001/v1/chat/completions",
+        ),
+        ("MAX_FILE_SIZE_MB", "2.5", "lighton_max_mb", 2.5),
+        ("DEEPSEEK_OCR_DEFAULT_PROMPT", "<image>\\nRead.", "deepseek_prompt", "<image>\nRead."),
+        ("DEEPSEEK_ALLOWED_ORIGINS", "*", "deepseek_origins", ("*",)),
+        ("DEEPSEEK_ALLOWED_ORIGINS", "http://a, http://b", "deepseek_origins", ("http://a", "http://b")),
+        ("DEEPSEEK_ATTN_IMPL", "eager", "deepseek_attention", "eager"),
+        ("REDIS_HOST", "r", "redis_url", "redis://r:6379/0"),
     ],
 )
 def test_a_variable_sets_its_field(name: str, text: str, field: str, value: object) -> None:
@@ -61,6 +77,9 @@ def test_the_products_own_name_wins_over_an_alias() -> None:
         ("OCR_MLX_ALLOWED_ORIGINS", "app.example"),
         ("OCR_MLX_ALLOWED_HOSTS", "http://a"),
         ("OCR_MLX_RENDER_TIMEOUT", "soon"),
+        ("OCR_MLX_CONTRACT", "sixth"),
+        ("VLLM_ENDPOINT", "localhost"),
+        ("DEEPSEEK_ALLOWED_ORIGINS", "a, *"),
     ],
 )
 def test_a_wrong_value_names_its_variable_and_what_is_right(name: str, text: str) -> None:
@@ -69,8 +88,32 @@ def test_a_wrong_value_names_its_variable_and_what_is_right(name: str, text: str
     assert name in caught.value.message and text in caught.value.message and caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["OCR_MLX_TOKEN", "API_KEY"])
-def test_a_wrong_token_is_not_repeated(name: str) -> None:
+def test_a_contract_changes_defaults_and_nothing_that_was_said() -> None:
+    nuno = Settings.from_env({}, contract="nuno")
+    assert (nuno.contract, nuno.port, nuno.health, nuno.host) == ("nuno", 8765, "json", "127.0.0.1")
+    assert nuno.default_model == "deepseek-ai/DeepSeek-OCR" and nuno.model == ""
+    said = {"OCR_MLX_CONTRACT": "lighton", "OCR_MLX_PORT": "1234", "DEFAULT_MODEL": "builtin"}
+    assert Settings.from_env(said).port == 1234 and Settings.from_env(said).default_model == "builtin"
+    assert Settings.from_env(said, contract="jobs").contract == "jobs"
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "text", "value"), [("PORT", "port", "9000", 9000), ("HOST", "host", "::1", "::1")]
+)
+def test_bare_names_count_only_under_a_contract(name: str, field: str, text: str, value: object) -> None:
+    assert getattr(Settings.from_env({name: text}), field) == getattr(Settings(), field)
+    assert getattr(Settings.from_env({name: text}, contract="nuno"), field) == value
+
+
+def test_redis_may_come_in_parts() -> None:
+    parts = {"REDIS_HOST": "r", "REDIS_PORT": "7000", "REDIS_DB": "2"}
+    assert Settings.from_env(parts).redis_url == "redis://r:7000/2"
+    assert Settings.from_env(parts | {"OCR_MLX_REDIS_URL": "redis://own:1/0"}).redis_url == "redis://own:1/0"
+    assert Settings.from_env({"REDIS_PORT": "7000"}).redis_url == ""
+
+
+@pytest.mark.parametrize("name", ["OCR_MLX_TOKEN", "API_KEY", "OCR_MLX_REDIS_URL", "OCR_MLX_WEBHOOK_SECRET"])
+def test_a_wrong_secret_is_not_repeated(name: str) -> None:
     with pytest.raises(InvalidSetting) as caught:
         Settings.from_env({name: "two words"})
     assert name in str(caught.value) and "two" not in str(caught.value)
@@ -148,9 +191,10 @@ def test_the_module_prints_the_table() -> None:
 
 
 def test_no_setting_is_dead() -> None:
-    """Every field is read somewhere, by its name."""
+    """Every field is read somewhere, by its name, or says that it has no effect."""
     code = "\n".join(path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
-    unread = [s.name for s in dataclasses.fields(Settings) if not re.search(rf"(settings|self|over)\.{s.name}\b", code)]
+    living = [spec.name for spec in dataclasses.fields(Settings) if "no effect" not in spec.metadata["help"]]
+    unread = [name for name in living if not re.search(rf"(settings|self|over)\.{name}\b", code)]
     assert not unread
 
 
@@ -160,4 +204,4 @@ def test_nobody_else_reads_the_environment() -> None:
         for path in SOURCE.rglob("*.py")
         if re.search(r"os\.environ|os\.getenv|from os import environ", path.read_text("utf-8"))
     ]
-    assert readers == ["settings.py"]
+    assert sorted(readers) == ["client/locate.py", "settings/__init__.py"]  # the client is a program of its own

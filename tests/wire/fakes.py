@@ -13,19 +13,25 @@ from ocr_mlx.domain import (
     OcrRequest,
     OcrResult,
     OnEvent,
+    Page,
     PageDone,
     PageResult,
     PageStatus,
 )
 from ocr_mlx.endpoint import Sidecar, uvicorn_config
+from ocr_mlx.engine.board import ModelState
 from ocr_mlx.engine.cache import CachedModel
+from ocr_mlx.jobs.base import Jobs
 from ocr_mlx.pages.fetch import FetchLimits, fetch
 from ocr_mlx.pages.media import detect
 from ocr_mlx.server.app import create_app
-from ocr_mlx.server.deps import DocumentRunner, EngineSlot, ServerContext
+from ocr_mlx.server.choice import ModelChoice
+from ocr_mlx.server.deps import ServerContext
+from ocr_mlx.server.running import DocumentRunner, EngineSlot
 from ocr_mlx.settings import Settings
 from ocr_mlx.utils import ports
 from ocr_mlx.utils.logs import LogTail
+from tests.wire.fake_jobs import FakeJobs
 
 Behaviour = Callable[[OcrRequest, threading.Event], OcrResult]
 
@@ -57,10 +63,21 @@ class FakeCache:
 
 
 @dataclass
+class FakeBoard:
+    states: dict[str, ModelState] = field(default_factory=dict)
+
+    def get(self, name: str) -> ModelState | None:
+        return self.states.get(name)
+
+
+@dataclass
 class FakeService:
     behave: Behaviour = says_hello
     requests: list[OcrRequest] = field(default_factory=list)
     cache: FakeCache = field(default_factory=FakeCache)
+    board: FakeBoard = field(default_factory=FakeBoard)
+    drawn: tuple[Page | None, ...] = ()
+    shown: list[OcrRequest] = field(default_factory=list)
     closed: bool = False
 
     def run(
@@ -75,6 +92,13 @@ class FakeService:
         emit(DocumentDone(result=found))
         return found
 
+    def inspect(self, request: OcrRequest) -> tuple[int, ...]:
+        return tuple(page.index for page in self.behave(request, threading.Event()).pages)
+
+    def pictures(self, request: OcrRequest, *, dpi: float, most: int) -> Iterator[Page | None]:
+        self.shown.append(request)
+        yield from self.drawn[:most]
+
     def close(self, *, drain: float = 0.0) -> None:
         self.closed = True
 
@@ -85,13 +109,17 @@ def context(
     *,
     port: int = 80,
     shutdown: Callable[[], None] = lambda: None,
+    jobs: Jobs | None = None,
 ) -> ServerContext:
     settings = settings or Settings()
     engine = EngineSlot(lambda: service)
+    jobs = jobs or FakeJobs()
     return ServerContext(
         settings=settings,
         engine=engine,
         runner=DocumentRunner(engine, threads=8),
+        jobs=jobs,
+        models=ModelChoice(settings, jobs.current_model),
         port=port,
         instance="test-instance",
         shutdown=shutdown,
@@ -100,13 +128,13 @@ def context(
 
 
 @contextmanager
-def serving(service: FakeService, settings: Settings | None = None) -> Iterator[str]:
+def serving(service: FakeService, settings: Settings | None = None, jobs: Jobs | None = None) -> Iterator[str]:
     """The address of a running server."""
     settings = settings or Settings()
     with ports.listen("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
         ready = threading.Event()
-        made = context(service, settings, port=port, shutdown=lambda: server.end())
+        made = context(service, settings, port=port, shutdown=lambda: server.end(), jobs=jobs)
         server = Sidecar(uvicorn_config(create_app(made), settings), drain=settings.drain, on_ready=ready.set)
         server.expire = made.runner.stop
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})

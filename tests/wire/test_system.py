@@ -157,7 +157,7 @@ def test_an_allowed_origin_may_call_and_read(url: str) -> None:
 
 
 def test_an_allowed_origin_may_read_refusals_too(url: str) -> None:
-    answer = httpx.post(f"{url}/ocr", headers={"Origin": "tauri://localhost"}, files={"file": b"x"})
+    answer = httpx.post(f"{url}/ocr", headers={"Origin": "tauri://localhost", "Content-Type": "text/xml"}, content=b"x")
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (415, "tauri://localhost")
 
 

@@ -33,7 +33,7 @@ _READ_EPILOG = (
     "After Ctrl-C, pages that are done are still printed; files are only ever written whole."
 )
 _CONTRACT_EPILOG = (
-    "The other commands: read, serve, convert, models, doctor; `ocr_mlx --help` tells of them. "
+    "The other commands: read, serve, worker, convert, models, doctor; `ocr_mlx --help` tells of them. "
     "File and stdout both get the text. " + _STATUSES
 )
 _CONTRACT = ("--input", "--output", "--model", "--temperature", "--top-p", "--repetition-penalty")
@@ -84,7 +84,7 @@ class Tools:
 
 def build_reader(settings: Settings) -> Reader:
     """The real engine."""
-    options = settings.engine_options()
+    options = settings.engine_options().for_the_user()
     from ocr_mlx.engine.build import build_service
 
     return build_service(options)
@@ -338,6 +338,23 @@ def models_command(
             console.say(json.dumps(found.record(), indent=2))
         else:
             console.say("\n".join(details(found) if one else table(found)))
+
+
+@app.command("worker", epilog="Exit status: 0 ended as told to, 2 no Redis configured or its packages are missing.")
+def worker_command(
+    context: typer.Context,
+    rows: Annotated[
+        int, typer.Option("--rows", "--threads", min=1, max=256, help="Pages to read side by side, as one batch.")
+    ] = 8,
+) -> None:
+    """Read the pages of jobs that servers keep in Redis.
+
+    Works until SIGTERM or Ctrl-C; OCR_MLX_REDIS_URL says where the jobs are.
+    """
+    from ocr_mlx.cli.worker import work
+
+    with told():
+        work(context.obj.settings(), rows)
 
 
 @app.command("doctor")

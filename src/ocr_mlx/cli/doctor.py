@@ -83,10 +83,10 @@ def _models(settings: Settings) -> Iterator[str]:
         if entry.bytes is not None:
             state = "" if entry.complete else ", incomplete: the next use completes it"
             yield f"{entry.checkpoint} ({entry.family}), {entry.bytes / 1e6:.0f} MB{state}"
-        default_here |= entry.complete and settings.model in (entry.checkpoint, *entry.names)
+        default_here |= entry.complete and settings.default_model in (entry.checkpoint, *entry.names)
     if not default_here:
         fetched = "offline mode is on, so it cannot be downloaded" if settings.offline else "the first use downloads it"
-        yield f"the default model {settings.model} is not here; {fetched}"
+        yield f"the default model {settings.default_model} is not here; {fetched}"
 
 
 def _server(settings: Settings) -> Iterator[str]:

@@ -101,7 +101,7 @@ def overview(settings: Settings) -> Overview:
     running = tuple(servers(settings))
     expanded = default_device().name == "cpu" and not settings.dtype
     return Overview(
-        default=settings.model,
+        default=settings.default_model,
         held=f"{default_device().name}, {settings.dtype or ('float32' if expanded else 'as stored')}",
         models=tuple(_completed(entry, running, settings.dtype or None, expanded) for entry in entries(settings)),
         families=registry.families(),

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ocr_mlx import __version__
 from ocr_mlx.server import errors, guard, system
+from ocr_mlx.server import openapi as openapi_document
+from ocr_mlx.server.deepseek import routes as deepseek
 from ocr_mlx.server.deps import ServerContext
+from ocr_mlx.server.jobs import routes as jobs
+from ocr_mlx.server.lighton import routes as lighton
+from ocr_mlx.server.llm import routes as llm
 from ocr_mlx.server.ocr import routes as ocr
+from ocr_mlx.server.openai import routes as openai
 
 DESCRIPTION = "Reads images and PDFs with native MLX models, on this machine."
+SURFACES = (jobs, ocr, llm, openai, lighton, deepseek, system)
+"""Jobs stand first: they take the multipart half of `/ocr`."""
 EXPOSED = (
     "X-OCR-MLX-Pages",
     "X-OCR-MLX-Status",
@@ -33,8 +44,9 @@ def create_app(context: ServerContext) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.context = context
-    app.include_router(ocr.router)
-    app.include_router(system.router)
+    for surface in SURFACES:
+        app.include_router(surface.router)
+    openapi_document.install(app)
     errors.install(app)
     _guard(app, context)
     return app
@@ -52,14 +64,8 @@ def _guard(app: FastAPI, context: ServerContext) -> None:
     if settings.token:
         app.add_middleware(guard.TokenGuard, token=settings.token)
     app.add_middleware(guard.BodyTypeGuard)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=settings.allowed_origins,
-        allow_methods=("GET", "POST"),
-        allow_headers=("Authorization", "Content-Type", "X-Request-ID"),
-        expose_headers=EXPOSED,
-    )
-    app.add_middleware(guard.OriginGuard, allowed=settings.allowed_origins)
+    app.add_middleware(Cors, allowed=settings.allowed_origins, under_api=settings.deepseek_origins)
+    app.add_middleware(guard.OriginGuard, allowed=settings.allowed_origins, under_api=settings.deepseek_origins)
     app.add_middleware(guard.HostGuard, port=context.port, extra=(*settings.allowed_hosts, *_own_name(settings.host)))
     app.add_middleware(guard.RequestLog, instance=context.instance)
 
@@ -69,3 +75,24 @@ def _own_name(host: str) -> tuple[str, ...]:
     if host in ("", "0.0.0.0", "::", *guard.LOOPBACK):  # noqa: S104
         return ()
     return (f"[{host}]" if ":" in host else host.lower(),)
+
+
+class Cors:
+    """What allowed origins may do, never with credentials; `/api/*` has a list of its own besides."""
+
+    def __init__(self, app: ASGIApp, *, allowed: Collection[str], under_api: Collection[str]) -> None:
+        def answers(origins: Collection[str]) -> CORSMiddleware:
+            return CORSMiddleware(
+                app,
+                allow_origins=tuple(origins),
+                allow_methods=("GET", "POST", "DELETE"),
+                allow_headers=("Authorization", "Content-Type", "Last-Event-ID", "X-Request-ID"),
+                expose_headers=EXPOSED,
+            )
+
+        self._everywhere, self._api = answers(allowed), answers((*allowed, *under_api))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        chosen = self._api if scope["type"] == "http" and guard.is_api(scope) else self._everywhere
+        await chosen(scope, receive, send)

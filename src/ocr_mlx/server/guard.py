@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/v1/health"})
 """Answered without a token."""
-BODY_TYPES = ("application/json",)
+BODY_TYPES = ("application/json", "multipart/form-data")
 INSTANCE_HEADER = "X-OCR-MLX-Instance"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DRAIN_BYTES = 64 * 1024 * 1024
@@ -111,23 +111,40 @@ class HostGuard:
 
 
 class OriginGuard:
-    """Refuses a web origin that is neither allowed nor this server's own. No Origin at all is fine: no page sent it."""
+    """Refuses a web origin that is neither allowed nor this server's own.
 
-    def __init__(self, app: ASGIApp, *, allowed: Collection[str]) -> None:
+    No Origin at all is fine, since no page sent it, unless the browser says that one of another site did.
+    """
+
+    def __init__(self, app: ASGIApp, *, allowed: Collection[str], under_api: Collection[str] = ()) -> None:
+        """`under_api` are further origins for `/api/*`, `*` for every one."""
         self._app = app
         self._allowed = frozenset(allowed)
+        self._under_api = frozenset(under_api)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
-        origins = headers.getlist("origin")
-        if origins and not (len(origins) == 1 and self._fits(origins[0].lower(), headers.get("host", "").lower())):
+        if scope["type"] == "http" and not self._allows(scope, Headers(scope=scope)):
             refusal = answer(scope, 403, "This Origin may not call the server. OCR_MLX_ALLOWED_ORIGINS may name it.")
             return await refusal(scope, receive, send)
         await self._app(scope, receive, send)
 
-    def _fits(self, origin: str, host: str) -> bool:
-        return origin in self._allowed or origin in (f"http://{host}", f"https://{host}")
+    def _allows(self, scope: Scope, headers: Headers) -> bool:
+        origins = headers.getlist("origin")
+        if not origins:
+            nameless = headers.get("sec-fetch-site", "none") == "cross-site"
+            return not nameless or scope["method"] in ("GET", "HEAD", "OPTIONS")
+        return len(origins) == 1 and self._fits(origins[0].lower(), headers.get("host", "").lower(), scope)
+
+    def _fits(self, origin: str, host: str, scope: Scope) -> bool:
+        if origin in self._allowed or origin in (f"http://{host}", f"https://{host}"):
+            return True
+        return is_api(scope) and not self._under_api.isdisjoint((origin, "*"))
+
+
+def is_api(scope: Scope) -> bool:
+    """Whether the route is of the service that has an origin list of its own."""
+    return str(scope["path"]).startswith("/api/")
 
 
 class BodyTypeGuard:
@@ -215,12 +232,6 @@ async def _drain(receive: Receive) -> None:
     """Read and forget a body, so that a client that is still sending lives to see the answer."""
     while (await receive()).get("more_body", False):
         pass
-
-
-def refuse_nameless(request: Request) -> None:
-    """For POST routes with an effect: raise 403 when a browser sent the request for another site without naming it."""
-    if "origin" not in request.headers and request.headers.get("sec-fetch-site", "none") == "cross-site":
-        raise HTTPException(403, "Web pages may not do this.")
 
 
 def refuse_cross_site(request: Request) -> None:

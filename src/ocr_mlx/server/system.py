@@ -7,13 +7,15 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
 
 from ocr_mlx import __version__
 from ocr_mlx.server.deps import Context, ServerContext
-from ocr_mlx.server.guard import refuse_cross_site, refuse_nameless
+from ocr_mlx.server.guard import refuse_cross_site
+from ocr_mlx.settings import ABOUT, DEEPSEEK_MODES, HEALTHY
 
 router = APIRouter()
-HEALTHY = "OK!!!"
+OK = "OK!!!"
 NO_CACHE = {"Cache-Control": "no-store"}
 OBJECT: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"schema": {"type": "object"}}}}}
 
@@ -28,8 +30,8 @@ async def health(request: Request, context: Context) -> Response:
     """`OK!!!` as text, or the server's state as JSON for a client that asks for JSON. Never wakes a model."""
     accept = request.headers.get("accept", "*/*")
     if wants_json(accept, default=context.settings.health == "json"):
-        return JSONResponse(_state(context), headers=NO_CACHE | {"Vary": "Accept"})
-    return PlainTextResponse(HEALTHY, headers=NO_CACHE | {"Vary": "Accept"})
+        return JSONResponse(await run_in_threadpool(_state, context), headers=NO_CACHE | {"Vary": "Accept"})
+    return PlainTextResponse(OK, headers=NO_CACHE | {"Vary": "Accept"})
 
 
 @router.get("/livez", tags=["health"], response_class=PlainTextResponse)
@@ -57,7 +59,7 @@ async def shutdown(context: Context) -> Response:
     return _shut_down(context)
 
 
-@router.post("/shutdown", tags=["shutdown"], response_class=PlainTextResponse, dependencies=[Depends(refuse_nameless)])
+@router.post("/shutdown", tags=["shutdown"], response_class=PlainTextResponse)
 async def shutdown_post(context: Context) -> Response:
     """End the server: running work may finish for a while."""
     return _shut_down(context)
@@ -87,7 +89,10 @@ async def index(context: Context) -> Response:
         "health": "/health",
         "openapi": "/openapi.json",
     }
-    return JSONResponse(about)
+    settings = context.settings
+    name = settings.project_name
+    named = {"name": name, "service": name, "message": f"Welcome to {name}"} if name else {}
+    return JSONResponse(about | dict(ABOUT.get(settings.contract, {})) | named)
 
 
 @router.get("/api/v1/openapi.json", tags=["service"], include_in_schema=False)
@@ -117,14 +122,15 @@ def _weighed(item: str) -> tuple[str, float]:
 def _state(context: ServerContext) -> dict[str, Any]:
     service = context.engine.peek()
     loaded = service.cache.snapshot() if service else ()
+    settings = context.settings
     return {
-        "status": "failed" if context.engine.state == "failed" else "ok",
+        "status": "failed" if context.engine.state == "failed" else HEALTHY.get(settings.contract, "ok"),
         "version": __version__,
         "engine": context.engine.state,
-        "model": context.settings.model,
+        "model": settings.default_model,
         "modelLoaded": bool(loaded),
-        "modes": _modes() if service else [],
-        "redis": None,
+        "modes": list(DEEPSEEK_MODES) if settings.contract == "deepseek" else _modes() if service else [],
+        "redis": _redis(context),
         "models": [
             {
                 "id": model.id,
@@ -137,6 +143,13 @@ def _state(context: ServerContext) -> dict[str, Any]:
             for model in loaded
         ],
     }
+
+
+def _redis(context: ServerContext) -> str | None:
+    """How the jobs' Redis is; None where jobs are kept on this machine."""
+    if not context.jobs.is_remote:
+        return None
+    return "healthy" if context.jobs.healthy() else "unhealthy"
 
 
 def _modes() -> list[str]:

@@ -7,27 +7,39 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
+from ocr_mlx.outputs.outcome import failure
 from ocr_mlx.server.deps import Context
 from ocr_mlx.server.errors import answer, status_of_code
 from ocr_mlx.server.ocr import convert
 from ocr_mlx.server.ocr.schemas import OCRRequest
+from ocr_mlx.server.texts import headers
 
 router = APIRouter()
 
 
+TEXT = {"schema": {"type": "string"}}
+INVALID = {"$ref": "#/components/schemas/HTTPValidationError"}
+
+
 def _failed(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {"description": description, "content": {"text/plain": TEXT}}
 
 
 FAILURES: dict[int | str, dict[str, Any]] = {
     400: _failed("The document could not be had"),
+    401: _failed("A token is needed"),
     403: _failed("The file, address, Host or Origin is not allowed"),
     404: _failed("No such file, or no such model"),
     413: _failed("The document is too large"),
     415: _failed("The document or the body is of a kind that is not read here"),
+    408: _failed("The rest of the request never came"),
+    422: _failed("A page, a prompt or an option cannot be read or asked")
+    | {"content": {"text/plain": TEXT, "application/json": {"schema": INVALID}}},
     429: _failed("Too much work is waiting; Retry-After says when to come back"),
     500: _failed("The model or the engine failed"),
     502: _failed("A download failed"),
+    499: _failed("The client has gone"),
+    504: _failed("Reading took too long"),
     503: _failed("The server is shutting down, or out of memory"),
 }
 
@@ -38,9 +50,9 @@ async def ocr(body: OCRRequest, request: Request, context: Context) -> Response:
 
     The headers `X-OCR-MLX-Pages`, `X-OCR-MLX-Status` and `X-OCR-MLX-Error` say what became of each page.
     """
-    result = await context.runner.run(lambda: convert.to_request(body), request.receive)
-    told = convert.headers(result)
-    bad = convert.failure(result)
+    result = await context.runner.run(lambda: convert.to_request(body, context.models), request.receive)
+    told = headers(result)
+    bad = failure(result)
     if bad is None:
         return PlainTextResponse(result.text.encode("utf-8", "replace"), headers=told)
     return answer(request.scope, status_of_code(bad.code), bad.message, code=bad.code, headers=told)

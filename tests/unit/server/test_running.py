@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ocr_mlx.domain import OcrRequest, OcrResult, PageStatus, Upload
-from ocr_mlx.errors import OcrMlxError, QueueFull, ShuttingDown
-from ocr_mlx.server.deps import DocumentRunner, EngineSlot
+from ocr_mlx.domain import DocumentDone, DocumentStarted, Event, OcrRequest, OcrResult, PageDone, PageStatus, Upload
+from ocr_mlx.errors import Cancelled, OcrMlxError, QueueFull, ShuttingDown
+from ocr_mlx.server.running import DocumentRunner, EngineSlot
 from ocr_mlx.utils.logs import REQUEST_ID
 from tests.wire.fakes import FakeService, page, result
 
@@ -109,3 +109,80 @@ def test_stopping_cancels_and_says_why() -> None:
             await runner.run(lambda: REQUEST, stays)
 
     asyncio.run(run())
+
+
+async def collect(runner: DocumentRunner, receive: Any = stays) -> list[Event]:
+    reading = runner.read(lambda: REQUEST)
+    return [await reading.opened(receive), *[event async for event in reading.events()]]
+
+
+def test_a_document_comes_as_events_in_order() -> None:
+    def behave(_request: OcrRequest, _cancel: threading.Event) -> OcrResult:
+        return result(page(0, "one"), page(1, "two"))
+
+    kinds = [type(event) for event in asyncio.run(collect(make(behave)))]
+    assert kinds == [DocumentStarted, PageDone, PageDone, DocumentDone]
+
+
+def test_what_fails_before_the_document_is_open_is_raised_then() -> None:
+    def behave(_request: OcrRequest, _cancel: threading.Event) -> OcrResult:
+        raise QueueFull("Full.")
+
+    with pytest.raises(QueueFull):
+        asyncio.run(collect(make(behave)))
+
+
+class Breaks(FakeService):
+    def run(self, request: OcrRequest, on_event: Any = None, cancel: Any = None) -> OcrResult:
+        on_event(DocumentStarted(model="fake", pages=(0,)))
+        raise QueueFull("Full.")
+
+
+def test_what_fails_later_is_raised_by_the_events() -> None:
+    async def run() -> None:
+        reading = DocumentRunner(EngineSlot(Breaks), threads=1).read(lambda: REQUEST)
+        await reading.opened(stays)
+        with pytest.raises(QueueFull):
+            _ = [event async for event in reading.events()]
+
+    asyncio.run(run())
+
+
+class Waits(FakeService):
+    def run(self, request: OcrRequest, on_event: Any = None, cancel: Any = None) -> OcrResult:
+        on_event(DocumentStarted(model="fake", pages=(0,)))
+        self.closed = bool(cancel.wait(10))
+        return result(page())
+
+
+def test_nobody_who_listens_cancels() -> None:
+    service = Waits()
+
+    async def run() -> None:
+        reading = DocumentRunner(EngineSlot(lambda: service), threads=1).read(lambda: REQUEST)
+        await reading.opened(stays)
+        listening = asyncio.create_task(anext(aiter(reading.events())))
+        await asyncio.sleep(0)
+        listening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await listening
+        await asyncio.to_thread(lambda: None)
+
+    asyncio.run(run())  # ends only when the thread has
+    assert service.closed
+
+
+def test_a_client_that_leaves_before_the_start_cancels() -> None:
+    seen = threading.Event()
+
+    def behave(_request: OcrRequest, cancel: threading.Event) -> OcrResult:
+        if cancel.wait(10):
+            seen.set()
+        raise Cancelled("Gone.")
+
+    async def leaves() -> Any:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(Cancelled):
+        asyncio.run(collect(make(behave), leaves))
+    assert seen.is_set()

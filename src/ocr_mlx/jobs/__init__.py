@@ -1,0 +1,1 @@
+"""Documents that are read later: kept until they are done, whatever happens to the process."""

@@ -1,0 +1,30 @@
+"""What is open while there are jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ocr_mlx.jobs.local.database import open_database
+from ocr_mlx.jobs.local.documents import Documents
+from ocr_mlx.jobs.local.owners import Owner
+
+
+class Files:
+    """What is open while there are jobs: the database, this process's lock, the documents."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the folder where there is none. Raises OSError, and EngineError for a database of a later version."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.db = open_database(folder)
+        try:
+            self._owner = Owner(folder)
+            self.owner = self._owner.name
+            self.documents = Documents(folder / "documents", self.owner)
+        except BaseException:
+            self.db.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of all three."""
+        self.db.close()
+        self._owner.close()

@@ -1,0 +1,62 @@
+"""Which model reads a request: one place for all services."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ocr_mlx.settings import NATIVE, Settings
+
+_DEEPSEEK = "deepseek-ai/deepseek-ocr"
+
+
+class ModelChoice:
+    """Answers for every service. The methods may block (Redis, the disk): call them off the event loop."""
+
+    def __init__(self, settings: Settings, current: Callable[[], str | None]) -> None:
+        """`current` is what `/models/switch` chose, None before it did."""
+        self._settings = settings
+        self._current = current
+
+    def pick(self, requested: str, service: str) -> str:
+        """The model for a request to this service (a name of `settings.NATIVE`), as the engine wants it.
+
+        What the request names; else what `/models/switch` chose; else what the settings say; else the service's own.
+        Raises UnknownModel for a bare word that is no alias.
+        """
+        return self._placed(requested.strip() or self._current() or self._chosen(service))
+
+    def default(self, service: str) -> str:
+        """What requests to this service get when they name no model and nobody switched."""
+        return self._chosen(service)
+
+    def _chosen(self, service: str) -> str:
+        settings = self._settings
+        if settings.model:
+            return settings.model
+        if settings.model_name and self._belongs(settings.model_name, service):
+            return settings.model_name
+        return settings.default_model if service == "ocr_mlx" else NATIVE[service]
+
+    def _belongs(self, name: str, service: str) -> bool:
+        """Whether a model is of the family that the service reads with; one that cannot be told goes with its contract."""
+        from ocr_mlx.model.registry import family_of
+
+        family = family_of(name)
+        if family is None:
+            return self._settings.contract == service
+        return family is family_of(NATIVE[service])
+
+    def _placed(self, name: str) -> str:
+        """Where that model is read: a folder that the settings name, the engine elsewhere, or here."""
+        from ocr_mlx.model.registry import is_folder_name, resolve_name
+
+        if name.startswith("openai+"):
+            return name
+        settings, known = self._settings, resolve_name(name)
+        if settings.deepseek_model is not None and known.lower() == _DEEPSEEK:
+            return str(settings.deepseek_model)
+        if settings.model_source == "vllm" and not is_folder_name(known):
+            from ocr_mlx.engine.remote import reference
+
+            return reference(settings.remote_endpoint, known)
+        return name

@@ -1,0 +1,1 @@
+"""`/api/ocr`: modes, layout, progress, history."""

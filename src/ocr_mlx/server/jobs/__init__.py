@@ -1,0 +1,1 @@
+"""Documents that are read later, and the models that read them."""

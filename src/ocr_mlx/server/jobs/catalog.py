@@ -1,0 +1,185 @@
+"""What can be told of models: which there are, where each of them stands. Nothing here wakes one.
+
+Every method may block (the disk, Redis), so they are called off the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ocr_mlx.errors import OcrMlxError, UnknownModel
+from ocr_mlx.jobs.records import JobState
+from ocr_mlx.server.deps import ServerContext
+from ocr_mlx.server.jobs.schemas import CurrentModel, JobModels, ModelEntry, ModelStatus, ModelSwitched
+
+if TYPE_CHECKING:
+    from ocr_mlx.engine.board import ModelState
+    from ocr_mlx.engine.cache import CachedModel
+
+NAMES: Final = ("got", "qari", "deepseek", "nougat", "lighton", "builtin")
+"""The models that are always listed, in this order."""
+_REMOTE: Final = "openai+"
+_SERVICE: Final = "jobs"
+
+
+class Catalog:
+    """The models of one server."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    def listed(self) -> JobModels:
+        """The known models, and those that somebody chose."""
+        current, default = self._context.jobs.current_model(), self._context.models.default(_SERVICE)
+        names = dict.fromkeys((*NAMES, *(self.shown(name) for name in (default, current) if name)))
+        return JobModels(
+            models=[self.entry(name) for name in names],
+            current_model=self.shown(current) if current else None,
+            default_model=self.shown(default),
+        )
+
+    def current(self) -> CurrentModel:
+        """What was switched to, and whether anything is being read."""
+        jobs, chosen = self._context.jobs, self._context.jobs.current_model()
+        leased = any(model.leases for model in self._loaded())
+        return CurrentModel(
+            model=self.shown(chosen) if chosen else None,
+            is_processing=leased or bool(jobs.listed(limit=1, state=JobState.PROCESSING)),
+        )
+
+    def switch(self, name: str) -> ModelSwitched:
+        """Choose the model for jobs that name none. Raises UnknownModel."""
+        chosen = self.find(name)
+        if chosen is None:
+            raise UnknownModel(f"Unknown model: {name}. Use GET /models to list available models.")
+        previous = self._context.jobs.current_model()
+        self._context.jobs.set_current_model(chosen)
+        return ModelSwitched(
+            previous_model=self.shown(previous) if previous else None,
+            current_model=self.shown(chosen),
+            message=f"Model set to {self.shown(chosen)}. Worker will load on next job.",
+        )
+
+    def chosen(self, engine: str) -> tuple[str, str]:
+        """What a job is read with, and how that is called: `engine`, or else the current or default model.
+
+        Raises UnknownModel.
+        """
+        if not engine:
+            engine = self._context.jobs.current_model() or self._context.models.default(_SERVICE)
+            return self._context.models.pick(engine, _SERVICE), self.shown(engine)
+        found = engine if engine.startswith(_REMOTE) else self.find(engine)
+        if found is None:
+            raise UnknownModel(f"Model '{engine}' is not registered. Check /models for available models.")
+        return self._context.models.pick(found, _SERVICE), self.shown(found)
+
+    def find(self, name: str) -> str | None:
+        """The model of a name: an alias, a known checkpoint, one that is downloaded, or what the operator or a switch chose."""
+        from ocr_mlx.model.registry import aliases, family_of, is_folder_name
+
+        name = name.strip()
+        for known in self._configured():
+            if name in (known, self.shown(known)):
+                return known
+        if name.lower() in aliases():
+            return name.lower()
+        if not name.isprintable() or name.count("/") != 1 or is_folder_name(name):
+            return None
+        return name if family_of(name) is not None or self._is_here(name) else None
+
+    def entry(self, name: str) -> ModelEntry:
+        """Where a model stands that `find` knows."""
+        known = self.find(name) or name
+        placed = self._context.models.pick(known, _SERVICE)
+        is_loaded = any(_same(model.id, placed) for model in self._loaded())
+        status, progress, message = self._standing(placed, is_loaded=is_loaded)
+        return ModelEntry(
+            name=self.shown(known),
+            is_loaded=is_loaded,
+            is_available=status == "ready",
+            status=status,
+            progress=progress,
+            message=message,
+        )
+
+    def shown(self, name: str) -> str:
+        """How a model is called on the wire: its short name, never a folder's place."""
+        from ocr_mlx.model.registry import is_folder_name
+
+        if name.startswith(_REMOTE):
+            return name.partition("#")[2] or name
+        short = next((one for one in NAMES if _same(one, name)), None)
+        if short is not None:
+            return short
+        return Path(name).name if is_folder_name(name) else name
+
+    def _standing(self, placed: str, *, is_loaded: bool) -> tuple[ModelStatus, int, str]:
+        if placed.startswith(_REMOTE):
+            return "ready", 100, "Read by another engine."
+        if is_loaded:
+            return "ready", 100, "In memory."
+        service = self._context.engine.peek()
+        state = service.board.get(placed) if service else None
+        if state is not None:
+            return _on_its_way(state)
+        if self._context.engine.state == "failed" and not self._context.jobs.is_remote:
+            return "failed", 0, "The engine cannot start. `ocr_mlx doctor` says what is missing."
+        if self._is_here(placed):
+            where = "jobs are read by workers" if self._context.jobs.is_remote else "it is loaded with the next job"
+            return "ready", 100, f"On this machine; {where}."
+        return "not_found", 0, self._lacking()
+
+    def _lacking(self) -> str:
+        if self._context.jobs.is_remote:
+            return "Not on this machine; a worker that lacks it fetches it with the next job."
+        if self._context.settings.offline:
+            return "Not on this machine, and downloads are switched off."
+        return "Not on this machine; it is downloaded with the next job."
+
+    def _is_here(self, name: str) -> bool:
+        """Whether a model can be read without the network."""
+        from ocr_mlx.model import hub
+
+        try:
+            hub.find(name, offline=True, cache_dir=self._context.settings.models_dir)
+        except OcrMlxError:
+            return False
+        return True
+
+    def _configured(self) -> Iterator[str]:
+        yield self._context.models.default(_SERVICE)
+        current = self._context.jobs.current_model()
+        if current:
+            yield current
+
+    def _loaded(self) -> Iterator[CachedModel]:
+        service = self._context.engine.peek()
+        yield from service.cache.snapshot() if service else ()
+
+
+def _on_its_way(state: ModelState) -> tuple[ModelStatus, int, str]:
+    match state.stage:
+        case "downloading":
+            percent = min(100, 100 * state.done // state.total) if state.total else 0
+            return "downloading", percent, f"Downloading ({percent}%)."
+        case "loading":
+            return "loading", 100, "Loading into memory."
+        case "failed":
+            return "failed", 0, f"The last attempt failed, the next job tries again. {state.message}"
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names mean the same model."""
+    return _identity(one) == _identity(other)
+
+
+def _identity(name: str) -> str:
+    from ocr_mlx.model.registry import is_folder_name, resolve_name
+
+    try:
+        known = resolve_name(name)
+    except UnknownModel:
+        return name
+    return str(Path(known).expanduser().resolve()) if is_folder_name(known) else known.lower()

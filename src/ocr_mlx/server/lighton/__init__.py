@@ -1,0 +1,1 @@
+"""`/api/inference`: one document in, its text out."""

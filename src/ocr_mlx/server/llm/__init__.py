@@ -1,0 +1,1 @@
+"""`/llm/ocr`: an engine elsewhere reads."""

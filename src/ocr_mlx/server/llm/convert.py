@@ -1,0 +1,39 @@
+"""Between the wire and the engine's records."""
+
+from __future__ import annotations
+
+import re
+
+from ocr_mlx.domain import DecodeOverrides, OcrRequest, Prompt
+from ocr_mlx.engine.remote import reference
+from ocr_mlx.errors import InvalidOption
+from ocr_mlx.server.llm.schemas import LLMOCRRequest
+from ocr_mlx.server.texts import source_of
+
+_SPECIAL = re.compile(r"<end_of_utterance>|<start_of_utterance>|</s>|<s>|<pad>|<unk>|<eot>")
+"""What some engines leave of their models' special tokens."""
+
+
+def to_request(body: LLMOCRRequest) -> OcrRequest:
+    """The engine's request. Decodes a data URI, so call it off the event loop. Raises SourceError and InvalidOption."""
+    return OcrRequest(
+        source=source_of(body.filename),
+        model=reference(body.endpoint_url, body.model),
+        prompt=Prompt(text=body.prompt),
+        overrides=DecodeOverrides(max_new_tokens=body.max_tokens, temperature=body.temperature),
+        page_range=body.pages,
+        password=body.password,
+        credential=_key(body.api_key),
+    )
+
+
+def _key(text: str) -> str:
+    key = text.strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise InvalidOption("`api_key` holds characters that no key has.", hint="Copy it again.")
+    return key
+
+
+def clean(text: str) -> str:
+    """The text without special tokens."""
+    return _SPECIAL.sub("", text).strip()

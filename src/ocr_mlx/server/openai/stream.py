@@ -1,0 +1,157 @@
+"""Answers that come in pieces, as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any, Final, NoReturn
+
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from starlette.background import BackgroundTask
+from starlette.types import Receive
+
+from ocr_mlx.domain import DocumentDone, DocumentStarted, OcrResult
+from ocr_mlx.server.deps import ServerContext
+from ocr_mlx.server.openai import answers
+from ocr_mlx.server.openai.answers import Answer
+from ocr_mlx.server.openai.convert import Ask
+from ocr_mlx.server.openai.live import LiveText
+from ocr_mlx.server.openai.problems import Refused, in_openai_words, log
+from ocr_mlx.server.running import Reading
+
+PAUSE: Final = 15.0
+"""Seconds of silence after which a comment says that the server still works."""
+DONE: Final = b"data: [DONE]\n\n"
+_END: Final = object()
+
+
+class Streaming:
+    """A request's documents on their way, one after the other. `answer` is there once the pieces have ended."""
+
+    def __init__(self, ask: Ask, context: ServerContext) -> None:
+        self.ask = ask
+        self.answer: Answer | None = None
+        self.model = ask.model
+        self._context = context
+        self._reading: Reading | None = None
+        self._started: DocumentStarted | None = None
+
+    async def open(self, receive: Receive) -> None:
+        """Wait until the first document is open and its model loaded. Raises Refused."""
+        await self._next(0, receive)
+
+    async def pieces(self) -> AsyncIterator[str]:
+        """The text in pieces. Raises Refused when reading fails on the way."""
+        results: list[OcrResult] = []
+        differing: dict[tuple[int, int], str] = {}
+        spoke = False
+        try:
+            for number in range(len(self.ask.documents)):
+                if number:
+                    await self._next(number, _never)
+                live = LiveText(self.ask, self._opened.pages, before=spoke)
+                async for piece in self._document(number, live, results):
+                    yield piece
+                spoke = live.spoke
+                differing |= {(number, page): text for page, text in live.differing.items()}
+            self.answer = Answer(ask=self.ask, results=results, differing=differing)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Cancel what still runs."""
+        if self._reading is not None:
+            self._reading.close()
+
+    @property
+    def _opened(self) -> DocumentStarted:
+        assert self._started is not None  # noqa: S101 - `open` comes first
+        return self._started
+
+    async def _next(self, number: int, receive: Receive) -> None:
+        with in_openai_words(self.ask.where(number)):
+            self._reading = self._context.runner.read(partial(self.ask.request, number, self._context.models))
+            self._started = await self._reading.opened(receive)
+        self.model = answers.shown_model(self._started.model, self.ask.model)
+
+    async def _document(self, number: int, live: LiveText, results: list[OcrResult]) -> AsyncIterator[str]:
+        assert self._reading is not None  # noqa: S101
+        with in_openai_words(self.ask.where(number)):
+            async for event in self._reading.events():
+                if isinstance(event, DocumentDone):
+                    results.append(answers.check(event.result, self.ask, number))
+                if piece := live.take(event):
+                    yield piece
+
+
+async def _never() -> NoReturn:
+    """A client's leaving is looked for by the response itself."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def event_stream(streaming: Streaming, events: AsyncIterator[bytes]) -> EventSourceResponse:
+    """The response. A client that leaves, even before the first byte, ends the work."""
+    return EventSourceResponse(
+        with_pauses(events),
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        background=BackgroundTask(streaming.close),
+    )
+
+
+async def with_pauses(events: AsyncIterator[bytes], seconds: float = PAUSE) -> AsyncIterator[bytes]:
+    """The events, with a comment after each `seconds` of silence."""
+    task: asyncio.Future[bytes | object] | None = None
+    try:
+        while True:
+            task = asyncio.ensure_future(_next_of(events))
+            while not (await asyncio.wait({task}, timeout=seconds))[0]:
+                yield KEEPALIVE_COMMENT
+            event = task.result()
+            if not isinstance(event, bytes):
+                return
+            yield event
+    finally:
+        if task is not None:
+            task.cancel()
+
+
+async def _next_of(events: AsyncIterator[bytes]) -> bytes | object:
+    return await anext(events, _END)
+
+
+def frame(data: dict[str, Any], *, event: str | None = None) -> bytes:
+    """One event."""
+    return format_sse_event(data_str=json.dumps(data, ensure_ascii=False, separators=(",", ":")), event=event)
+
+
+async def chat_events(streaming: Streaming, *, with_usage: bool) -> AsyncIterator[bytes]:
+    """Chat's chunks: the role, the text in pieces, the end with what became of the pages, the usage where wanted."""
+    head = {
+        "id": answers.new_id("chatcmpl"),
+        "object": "chat.completion.chunk",
+        "created": answers.now(),
+        "model": streaming.model,
+    }
+
+    def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return frame(head | {"choices": [choice]} | ({"usage": None} if with_usage else {}) | more)
+
+    yield chunk({"role": "assistant", "content": ""})
+    try:
+        async for piece in streaming.pieces():
+            yield chunk({"content": piece})
+    except Refused as refused:
+        log.warning("failed: %s", refused.code)
+        yield frame(refused.body())
+        yield DONE
+        return
+    answer = streaming.answer
+    assert answer is not None  # noqa: S101 - the pieces have ended
+    yield chunk({}, answer.finish, ocr=answers.plain(answer.report()))
+    if with_usage:
+        yield frame(head | {"choices": [], "usage": answer.usage().model_dump()})
+    yield DONE

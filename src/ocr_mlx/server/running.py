@@ -1,0 +1,292 @@
+"""Work on its way: the engine that may still be starting, and documents that are read on threads of their own.
+
+The event loop never waits for either. What nobody waits for any more is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from starlette.types import Receive
+
+from ocr_mlx.domain import DocumentStarted, Event, OcrRequest, OcrResult, OnEvent, Page
+from ocr_mlx.errors import OcrMlxError, ShuttingDown
+from ocr_mlx.utils.logs import where
+
+if TYPE_CHECKING:
+    from ocr_mlx.engine.board import ModelState
+    from ocr_mlx.engine.cache import CachedModel
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+EngineState = Literal["starting", "ready", "failed"]
+
+
+class Models(Protocol):
+    """What is in memory (`engine.cache.ModelCache`)."""
+
+    def snapshot(self) -> tuple[CachedModel, ...]:
+        """The models in memory now."""
+        ...
+
+
+class Board(Protocol):
+    """What is known of models on their way (`engine.board.ModelBoard`)."""
+
+    def get(self, name: str) -> ModelState | None:
+        """What is going on with a model, None for one that rests."""
+        ...
+
+
+class Service(Protocol):
+    """The engine's use case (`engine.service.OcrService`)."""
+
+    @property
+    def cache(self) -> Models:
+        """The models in memory."""
+        ...
+
+    @property
+    def board(self) -> Board:
+        """The models on their way into it."""
+        ...
+
+    def run(
+        self, request: OcrRequest, on_event: OnEvent | None = None, cancel: threading.Event | None = None
+    ) -> OcrResult:
+        """Read one document; blocks."""
+        ...
+
+    def inspect(self, request: OcrRequest) -> tuple[int, ...]:
+        """The indices of the pages that a request selects."""
+        ...
+
+    def pictures(self, request: OcrRequest, *, dpi: float, most: int) -> Iterator[Page | None]:
+        """The first `most` pages that a request selects as pixels, one at a time."""
+        ...
+
+    def close(self, *, drain: float = 0.0) -> None:
+        """End."""
+        ...
+
+
+class EngineSlot:
+    """Builds the engine on a thread of its own, once, and lets others look or wait."""
+
+    def __init__(self, build: Callable[[], Service]) -> None:
+        self._build = build
+        self._built: Future[Service] = Future()
+        self._lock = threading.Lock()
+        self._started = False
+
+    def start(self) -> None:
+        """Begin building, unless that has begun."""
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
+        threading.Thread(target=self._fill, name="engine-start", daemon=True).start()
+
+    def wait(self) -> Service:
+        """The engine, when it is there. Blocks; raises what building it raised."""
+        self.start()
+        return self._built.result()
+
+    def peek(self) -> Service | None:
+        """The engine, if it is there already."""
+        return self._built.result() if self.state == "ready" else None
+
+    @property
+    def state(self) -> EngineState:
+        """Where the engine stands."""
+        if not self._built.done():
+            return "starting"
+        return "failed" if self._built.exception() else "ready"
+
+    def close(self) -> None:
+        """End the engine if it was built, cancelling what runs."""
+        service = self.peek()
+        if service is not None:
+            service.close(drain=0.0)
+
+    def _fill(self) -> None:
+        try:
+            self._built.set_result(self._build())
+        except OcrMlxError as error:
+            log.error("the engine cannot start: %s", error.code)
+            self._built.set_exception(error)
+        except Exception as error:
+            log.error("the engine cannot start: %s", where(error))
+            reason = OcrMlxError(
+                f"The engine cannot start ({type(error).__name__}).", hint="`ocr_mlx doctor` says what is missing."
+            )
+            reason.__cause__ = error
+            self._built.set_exception(reason)
+
+
+class DocumentRunner:
+    """Runs documents on threads of their own."""
+
+    def __init__(self, engine: EngineSlot, *, threads: int) -> None:
+        self._engine = engine
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ocr-request")
+        self._running: set[threading.Event] = set()
+        self._stopped = False
+
+    async def run(
+        self, prepare: Callable[[], OcrRequest], receive: Receive, on_event: OnEvent | None = None
+    ) -> OcrResult:
+        """The result for the request that `prepare` makes (on the thread). `receive` says when the client has gone.
+
+        `on_event` is called on the thread. Raises OcrMlxError; ShuttingDown when the server's end cut the document short.
+        """
+        cancel = self._admit()
+        work = self._submit(prepare, on_event, cancel)
+        try:
+            await _unless_gone(work, receive, cancel)
+            return self._whole(await work)
+        finally:
+            cancel.set()
+            self._running.discard(cancel)
+
+    def read(self, prepare: Callable[[], OcrRequest], on_event: OnEvent | None = None) -> Reading:
+        """Begin to read; the caller takes the events, and must close what it gets. `on_event` too is called, on the thread."""
+        cancel = self._admit()
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
+
+        def tell(event: Event | None) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, event)
+
+        def both(event: Event) -> None:
+            if on_event is not None:
+                on_event(event)
+            tell(event)
+
+        work = self._submit(prepare, both, cancel)
+        work.add_done_callback(lambda _done: queue.put_nowait(None))
+        return Reading(work, queue, cancel, check=self._whole, forget=lambda: self._running.discard(cancel))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the server's end has come, so that streams should end too."""
+        return self._stopped
+
+    def stop(self) -> None:
+        """Cancel all documents and take no more. Call it on the event loop's thread."""
+        self._stopped = True
+        for cancel in self._running:
+            cancel.set()
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _admit(self) -> threading.Event:
+        if self._stopped:
+            raise _ending()
+        cancel = threading.Event()
+        self._running.add(cancel)
+        return cancel
+
+    def _submit(
+        self, prepare: Callable[[], OcrRequest], on_event: OnEvent | None, cancel: threading.Event
+    ) -> asyncio.Future[OcrResult]:
+        context = contextvars.copy_context()
+
+        def work() -> OcrResult:
+            request = prepare()
+            return self._engine.wait().run(request, on_event, cancel=cancel)
+
+        return asyncio.get_running_loop().run_in_executor(self._pool, lambda: context.run(work))
+
+    def _whole(self, result: OcrResult) -> OcrResult:
+        if self._stopped and any(page.status == "cancelled" for page in result.pages):
+            raise _ending()
+        return result
+
+
+class Reading:
+    """A document that is being read, as events. Close it, or iterate `events` to the end."""
+
+    def __init__(
+        self,
+        work: asyncio.Future[OcrResult],
+        queue: asyncio.Queue[Event | None],
+        cancel: threading.Event,
+        *,
+        check: Callable[[OcrResult], OcrResult],
+        forget: Callable[[], None],
+    ) -> None:
+        """`queue` ends with None once `work` is done."""
+        self._work = work
+        self._queue = queue
+        self._cancel = cancel
+        self._check = check
+        self._forget = forget
+
+    async def opened(self, receive: Receive) -> DocumentStarted:
+        """Wait until the document is open and its model loaded, so that a status can be answered. Raises what reading raises.
+
+        `receive` says when the client has gone, which cancels.
+        """
+        try:
+            return await _unless_gone(asyncio.ensure_future(self._started()), receive, self._cancel)
+        except BaseException:
+            self.close()
+            raise
+
+    async def events(self) -> AsyncIterator[Event]:
+        """The events after DocumentStarted, the last is DocumentDone. Raises OcrMlxError when reading fails on the way."""
+        try:
+            while (event := await self._queue.get()) is not None:
+                yield event
+            self._check(await self._work)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Cancel what is still running."""
+        self._cancel.set()
+        self._forget()
+        self._work.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # told, so not "never retrieved"
+
+    async def _started(self) -> DocumentStarted:
+        while (event := await self._queue.get()) is not None:
+            if isinstance(event, DocumentStarted):
+                return event
+        await self._work
+        raise ShuttingDown("The document ended before it began.", hint="Repeat the request.")
+
+
+async def _unless_gone(work: asyncio.Future[T], receive: Receive, cancel: threading.Event) -> T:
+    """What `work` comes to; `cancel` is set when the client goes before that, or when nobody waits any more."""
+    gone = asyncio.create_task(_disconnected(receive))
+    either: set[asyncio.Future[Any]] = {work, gone}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            cancel.set()
+        return await work
+    except BaseException:
+        cancel.set()
+        raise
+    finally:
+        gone.cancel()
+
+
+def _ending() -> ShuttingDown:
+    return ShuttingDown("The server is shutting down.", hint="Start it again and repeat the request.")
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,160 @@
+"""Contract 2 as its users have it: the real program with `--contract nuno`, the requests of that service's README, the
+`openai` package."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from PIL import Image
+from scripts.builtin.score import error_rate
+
+from ocr_mlx.utils import ports
+from tests.process.hub import hub_with
+from tests.process.program import Start
+
+pytestmark = pytest.mark.process
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TEXT = (EXAMPLES / "page.txt").read_text(encoding="utf-8").strip()
+PAGE = base64.b64encode((EXAMPLES / "page.png").read_bytes()).decode()
+DEEPSEEK = "deepseek-ai/DeepSeek-OCR"
+OTHERS = ("lightonai/LightOnOCR-2-1B", "stepfun-ai/GOT-OCR-2.0-hf", "NAMAA-Space/Qari-OCR-v0.3-VL-2B-Instruct")
+PORT = 8765
+
+
+def messages(address: str = f"data:image/png;base64,{PAGE}") -> list[Any]:
+    parts = [
+        {"type": "input_text", "text": "Extract all text from this document."},
+        {"type": "input_image", "image_url": address},
+    ]
+    return [{"role": "system", "content": "You are an OCR assistant."}, {"role": "user", "content": parts}]
+
+
+def pdf(pages: int) -> str:
+    page = Image.open(EXAMPLES / "page.png").convert("L")
+    out = io.BytesIO()
+    page.save(out, "PDF", save_all=True, append_images=[page] * (pages - 1), resolution=100)
+    return f"data:application/pdf;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def small() -> str:
+    """A picture that DeepSeek-OCR looks at in one piece: the test is about the request, and random weights read noise."""
+    out = io.BytesIO()
+    Image.open(EXAMPLES / "page.png").convert("L").resize((300, 300)).save(out, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def own_port() -> str:
+    """The contract's own port where it is free, else any."""
+    try:
+        with ports.listen("127.0.0.1", PORT) as sock:
+            return str(sock.getsockname()[1])
+    except OSError:
+        return "0"
+
+
+def curl(url: str, body: dict[str, Any], folder: Path) -> dict[str, Any]:
+    program = shutil.which("curl")
+    if program is None:
+        pytest.skip("curl is not installed: apt-get install curl")
+    file = folder / "request.json"
+    file.write_text(json.dumps(body), "utf-8")
+    command = [program, "-sS", "-X", "POST", url, "-H", "Content-Type: application/json", "-d", f"@{file}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_the_requests_of_the_readme_for_every_family(start: Start, tmp_path: Path) -> None:
+    hub = hub_with(tmp_path / "hub", DEEPSEEK, *OTHERS)
+    port = own_port()
+    ready = start("serve", "--contract", "nuno", "--port", port, command=("-m", "ocr_mlx"), **hub).ready()
+    url = ready["url"].rstrip("/")
+    assert port == "0" or ready["port"] == PORT
+    health = httpx.get(f"{url}/health").json()
+    assert (health["status"], health["model"]) == ("ok", DEEPSEEK)
+    listed = {model["id"]: model for model in httpx.get(f"{url}/v1/models").json()["data"]}
+    assert listed[DEEPSEEK]["owned_by"] == "deepseek-ai" and listed[DEEPSEEK]["created"] > 0
+    assert {DEEPSEEK, *OTHERS} <= listed.keys() and "facebook/nougat-small" not in listed
+
+    body = {"model": DEEPSEEK, "messages": messages(small()), "temperature": 0.0, "max_tokens": 100}
+    answer = curl(f"{url}/v1/chat/completions", body, tmp_path)
+    assert answer["object"] == "chat.completion" and answer["model"] == DEEPSEEK, answer
+    assert set(answer) >= {"id", "object", "created", "model", "choices", "usage"}
+    [choice] = answer["choices"]
+    assert choice["message"]["role"] == "assistant" and choice["message"]["content"]
+    assert choice["finish_reason"] in ("stop", "length")
+    assert answer["usage"]["completion_tokens"] > 0 and answer["usage"]["prompt_tokens"] > 0
+    varied = body | {"temperature": 1.0, "seed": 1, "max_tokens": 32}
+    for name in (*OTHERS, "builtin"):
+        answer = curl(f"{url}/v1/chat/completions", varied | {"model": name}, tmp_path)
+        assert "choices" in answer and answer["choices"][0]["message"]["content"], (name, answer)
+    refused = curl(f"{url}/v1/chat/completions", body | {"response_format": {"type": "json_object"}}, tmp_path)
+    assert refused["error"]["code"] == "invalid_option"
+    wanted = {"type": "object", "properties": {"total": {"type": "integer"}}, "required": ["total"]}
+    form = {"type": "json_schema", "json_schema": {"name": "bill", "schema": wanted}}
+    bill = curl(
+        f"{url}/v1/chat/completions", varied | {"model": "qari", "max_tokens": 200, "response_format": form}, tmp_path
+    )
+    assert isinstance(json.loads(bill["choices"][0]["message"]["content"])["total"], int), bill
+    missing = curl(f"{url}/v1/chat/completions", body | {"model": "facebook/nougat-base"}, tmp_path)
+    assert missing["error"]["code"] == "model_not_found" and str(tmp_path) not in json.dumps(missing)
+
+
+def is_the_page(text: str | None) -> bool:
+    rate = error_rate([TEXT], [(text or "").strip()])
+    assert rate <= 0.02, (rate, text)
+    return True
+
+
+def test_real_text_through_the_package(start: Start) -> None:
+    url = start("serve", "--contract", "nuno", "--port", "0", command=("-m", "ocr_mlx")).ready()["url"]
+    with openai.OpenAI(base_url=f"{url.rstrip('/')}/v1", api_key="any", max_retries=0) as client:
+        whole = client.chat.completions.create(model="builtin", messages=messages())
+        assert is_the_page(whole.choices[0].message.content) and whole.choices[0].finish_reason == "stop"
+        assert whole.model == "builtin" and whole.usage is not None and whole.usage.completion_tokens > 50
+        assert whole.ocr["confidence"] > 0.9  # type: ignore[attr-defined]
+
+        chunks = list(
+            client.chat.completions.create(
+                model="builtin", messages=messages(), stream=True, stream_options={"include_usage": True}
+            )
+        )
+        pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+        assert "".join(pieces) == whole.choices[0].message.content and len([piece for piece in pieces if piece]) > 5
+        assert chunks[-1].usage == whole.usage
+
+        three: Any = messages()
+        three[1]["content"][1] = {"type": "file", "file": {"file_data": pdf(3), "filename": "three.pdf"}}
+        answer = client.chat.completions.create(model="builtin", messages=three)
+        pages = (answer.choices[0].message.content or "").split("\n\nA short note")
+        assert len(pages) == 3 and is_the_page(pages[0])
+        stream = client.chat.completions.create(model="builtin", messages=three, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == answer.choices[0].message.content
+
+        asked: Any = messages()
+        response = client.responses.create(model="builtin", input=asked)
+        assert is_the_page(response.output_text) and response.usage is not None and response.usage.output_tokens > 50
+
+
+def test_a_key(start: Start) -> None:
+    program = start("serve", "--contract", "nuno", "--port", "0", command=("-m", "ocr_mlx"), API_KEY="sesame")
+    url = program.ready()["url"].rstrip("/")
+    assert httpx.get(f"{url}/health").json()["status"] == "ok"
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="sesame", max_retries=0) as client:
+        assert is_the_page(
+            client.chat.completions.create(model="builtin", messages=messages()).choices[0].message.content
+        )
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError):
+            client.chat.completions.create(model="builtin", messages=messages())

@@ -1,0 +1,63 @@
+"""Which model reads a request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ocr_mlx.errors import UnknownModel
+from ocr_mlx.server.choice import ModelChoice
+from ocr_mlx.settings import NATIVE, Settings
+
+
+def choice(settings: Settings, current: str | None = None) -> ModelChoice:
+    return ModelChoice(settings, lambda: current)
+
+
+@pytest.mark.parametrize("service", NATIVE)
+def test_where_nobody_chose_each_service_reads_with_its_own(service: str) -> None:
+    assert choice(Settings()).pick("", service) == NATIVE[service]
+
+
+@pytest.mark.parametrize("service", NATIVE)
+def test_the_request_then_the_switch_then_the_setting(service: str) -> None:
+    settings = Settings(model="got")
+    assert choice(settings, "lighton").pick(" builtin ", service) == "builtin"
+    assert choice(settings, "lighton").pick("", service) == "lighton"
+    assert choice(settings).pick("", service) == "got"
+    assert choice(settings, "lighton").default(service) == "got"
+
+
+def test_a_contract_gives_json_ocr_its_model() -> None:
+    assert choice(Settings(contract="lighton")).pick("", "ocr_mlx") == NATIVE["lighton"]
+    assert choice(Settings(contract="lighton")).pick("", "deepseek") == NATIVE["deepseek"]
+
+
+def test_a_model_name_goes_where_its_family_reads() -> None:
+    models = choice(Settings(model_name="deepseek-ai/DeepSeek-OCR-2"))
+    assert models.pick("", "deepseek") == "deepseek-ai/DeepSeek-OCR-2"
+    assert models.pick("", "lighton") == NATIVE["lighton"]
+
+
+def test_a_model_name_that_cannot_be_told_goes_with_the_contract() -> None:
+    models = choice(Settings(model_name="me/fine-tune", contract="lighton"))
+    assert models.pick("", "lighton") == "me/fine-tune"
+    assert models.pick("", "deepseek") == NATIVE["deepseek"]
+
+
+@pytest.mark.parametrize("name", ["", "deepseek", "deepseek-ai/DeepSeek-OCR"])
+def test_deepseek_is_read_from_the_folder_that_was_named(name: str, tmp_path: Path) -> None:
+    assert choice(Settings(deepseek_model=tmp_path)).pick(name, "deepseek") == str(tmp_path)
+
+
+def test_an_engine_elsewhere_reads_all_but_folders_and_the_built_in_model() -> None:
+    models = choice(Settings(model_source="vllm", remote_endpoint="http://gpu:8001/v1/chat/completions"))
+    assert models.pick("lighton", "lighton") == "openai+http://gpu:8001/v1#lightonai/LightOnOCR-2-1B"
+    assert models.pick("builtin", "lighton") == "builtin"
+    assert models.pick("./folder", "lighton") == "./folder"
+
+
+def test_a_word_that_means_nothing_is_refused() -> None:
+    with pytest.raises(UnknownModel, match="zzz"):
+        choice(Settings()).pick("zzz", "jobs")
