@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 
+from ocr_mlx.utils import ports
+
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
@@ -18,3 +20,12 @@ def curl(line: str, *, port: tuple[int, int] | None = None) -> str:
     ran = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
+
+
+def own_port(wanted: int) -> str:
+    """A contract's own port where it is free, else 0 for any."""
+    try:
+        with ports.listen("127.0.0.1", wanted) as sock:
+            return str(wanted) if sock.getsockname()[1] == wanted else "0"
+    except OSError:
+        return "0"

@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 from scripts.builtin.score import error_rate
 
-from ocr_mlx.utils import ports
-from tests.process.curl import curl, needs_curl
+from tests.process.curl import curl, needs_curl, own_port
 from tests.process.hub import hub_with
 from tests.process.program import Start
 
@@ -46,18 +45,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def own_port() -> str:
-    """The contract's own port where it is free, else any."""
-    try:
-        with ports.listen("127.0.0.1", PORT) as sock:
-            return str(sock.getsockname()[1])
-    except OSError:
-        return "0"
-
-
 def serve(start: Start, **environ: str) -> int:
     record = start(
-        "serve", "--contract", "deepseek", "--port", own_port(), command=("-m", "ocr_mlx"), **environ
+        "serve", "--contract", "deepseek", "--port", own_port(PORT), command=("-m", "ocr_mlx"), **environ
     ).ready()
     return int(record["port"])
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from scripts.builtin.score import error_rate
 
-from ocr_mlx.utils import ports
+from tests.process.curl import own_port
 from tests.process.hub import hub_with
 from tests.process.program import Start
 
@@ -52,15 +52,6 @@ def small() -> str:
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def own_port() -> str:
-    """The contract's own port where it is free, else any."""
-    try:
-        with ports.listen("127.0.0.1", PORT) as sock:
-            return str(sock.getsockname()[1])
-    except OSError:
-        return "0"
-
-
 def curl(url: str, body: dict[str, Any], folder: Path) -> dict[str, Any]:
     program = shutil.which("curl")
     if program is None:
@@ -77,7 +68,7 @@ def curl(url: str, body: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def test_the_requests_of_the_readme_for_every_family(start: Start, tmp_path: Path) -> None:
     hub = hub_with(tmp_path / "hub", DEEPSEEK, *OTHERS)
-    port = own_port()
+    port = own_port(PORT)
     ready = start("serve", "--contract", "nuno", "--port", port, command=("-m", "ocr_mlx"), **hub).ready()
     url = ready["url"].rstrip("/")
     assert port == "0" or ready["port"] == PORT

@@ -116,7 +116,7 @@ def check_whole(server: Server, url: str, job_id: str, pages: int) -> None:
     heads = re.findall(r"=== Page (\d+) of (\d+) ===\nPage number (\d+)\nis short\.", result["result"]["text"])
     assert heads == [(str(n), str(pages), str(n)) for n in range(1, pages + 1)]
     assert not (server.folder / "jobs" / "documents" / job_id).exists()
-
+    wait_until(lambda: not (server.folder / "jobs" / "documents" / job_id).exists())
 
 def check_nothing_twice(server: Server) -> None:
     assert max(server.reads().values()) == 1
@@ -195,7 +195,7 @@ def test_two_servers_on_one_folder(server: Server) -> None:
     server.more = {"OCR_MLX_JOBS_AT_ONCE": "1"}
     first = server.up()
     second = server.up()
-    job_ids = [submit(first, small_pdf(30)) for _ in range(2)]
+    job_ids = [submit(url, small_pdf(30)) for url in (first, second)]
     wait_until(lambda: len({row[-1] for row in server.stored().values()}) == 2)
     wait_until(lambda: len(server.stored()) > 10)
     server.down(signal.SIGKILL)
