@@ -115,8 +115,8 @@ def check_whole(server: Server, url: str, job_id: str, pages: int) -> None:
     assert result["status"] == "completed", result
     heads = re.findall(r"=== Page (\d+) of (\d+) ===\nPage number (\d+)\nis short\.", result["result"]["text"])
     assert heads == [(str(n), str(pages), str(n)) for n in range(1, pages + 1)]
-    assert not (server.folder / "jobs" / "documents" / job_id).exists()
     wait_until(lambda: not (server.folder / "jobs" / "documents" / job_id).exists())
+
 
 def check_nothing_twice(server: Server) -> None:
     assert max(server.reads().values()) == 1
@@ -219,4 +219,4 @@ def test_cancel_in_the_middle_over_either_server(server: Server) -> None:
     follow_up = submit(first, small_pdf(1))
     assert ended(second, follow_up)["status"] == "completed"
     assert len(server.stored()) == left + 1, "nothing more is read of it"
-    assert not any((server.folder / "jobs" / "documents").iterdir())
+    wait_until(lambda: not any((server.folder / "jobs" / "documents").iterdir()))
