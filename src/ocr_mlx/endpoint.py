@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(options)
     except InvalidSetting as error:
-        return _complain(str(error), 2)
+        return _complain(_as_option(str(error), options), 2)
     try:
         sock = ports.listen(settings.host, settings.port)
     except OSError as error:
@@ -106,6 +106,14 @@ def _settings(options: argparse.Namespace) -> Settings:
     over = Settings.from_env({name: value for name, value in given.items() if value is not None})
     changed = {key: getattr(over, key) for key in ("host", "port") if getattr(options, key) is not None}
     return dataclasses.replace(Settings.from_env(contract=options.contract or ""), **changed)
+
+
+def _as_option(message: str, options: argparse.Namespace) -> str:
+    """A wrong value in the words of the command line, where it came from there."""
+    for name in ("host", "port"):
+        if getattr(options, name) is not None:
+            message = message.replace(f"OCR_MLX_{name.upper()} ", f"--{name} ")
+    return message
 
 
 def _complain(message: str, status: int) -> int:
@@ -167,6 +175,8 @@ class Sidecar(uvicorn.Server):
 
 def _serve(settings: Settings, sock: socket.socket, options: argparse.Namespace) -> None:
     tail = logs.configure(settings.log_level)
+    for name in Settings.unknown():
+        log.warning("%s is no setting; `python -m ocr_mlx.settings` lists them", name)
     port, instance = sock.getsockname()[1], secrets.token_hex(8)
     engine = EngineSlot(lambda: _build(settings))
     runner = DocumentRunner(engine, threads=settings.queue + 4)

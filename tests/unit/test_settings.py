@@ -205,3 +205,7 @@ def test_nobody_else_reads_the_environment() -> None:
         if re.search(r"os\.environ|os\.getenv|from os import environ", path.read_text("utf-8"))
     ]
     assert sorted(readers) == ["client/locate.py", "settings/__init__.py"]  # the client is a program of its own
+
+
+def test_a_slip_in_a_name_is_found() -> None:
+    assert Settings.unknown({"OCR_MLX_MODLE": "x", "OCR_MLX_MODEL": "y", "PATH": "/"}) == ("OCR_MLX_MODLE",)

@@ -14,6 +14,7 @@ from PIL import Image
 from ocr_mlx.domain import OcrRequest, PageError, PageStatus
 from ocr_mlx.engine.remote import reference
 from ocr_mlx.errors import OcrMlxError, QueueFull, RemoteFailed, SourceForbidden
+from ocr_mlx.settings import Settings
 from tests.wire.fakes import FakeService, page, result, says_hello, serving
 
 
@@ -24,6 +25,7 @@ def uri() -> str:
 
 
 DATA = {"filename": uri()}
+KEYED = DATA | {"api_key": "sk-k"}
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -51,15 +53,30 @@ def last(service: FakeService) -> OcrRequest:
 
 
 def test_the_defaults_are_the_contracts(client: httpx.Client, service: FakeService) -> None:
-    answer = client.post("/llm/ocr", json=DATA)
+    answer = client.post("/llm/ocr", json=KEYED)
     assert (answer.status_code, answer.headers["content-type"], answer.text) == (200, TEXT, "Hello")
     assert answer.headers["x-ocr-mlx-status"] == "ok"
     asked = last(service)
     assert asked.model == "openai+https://api.openai.com:443/v1#gpt-4.1-mini"
     assert (asked.overrides.max_new_tokens, asked.overrides.temperature) == (1000, 0.0)
-    assert asked.credential == ""
+    assert asked.credential == "sk-k"
     assert asked.prompt.text.startswith("You are an OCR model")
     assert len(asked.prompt.text.splitlines()) == 6
+
+
+def test_nothing_leaves_for_openai_without_a_key(client: httpx.Client, service: FakeService) -> None:
+    before = len(service.requests)
+    answer = client.post("/llm/ocr", json=DATA)
+    assert answer.status_code == 422 and "endpoint_url" in answer.json()["detail"]
+    assert len(service.requests) == before
+
+
+def test_the_configured_engine_is_asked_where_none_is_named() -> None:
+    service = FakeService()
+    settings = Settings(model_source="vllm", remote_endpoint="http://gpu:8001/v1")
+    with serving(service, settings) as url:
+        assert httpx.post(f"{url}/llm/ocr", json=DATA | {"model": "m"}).status_code == 200
+    assert last(service).model == "openai+http://gpu:8001/v1#m"
 
 
 def test_what_the_desktop_app_sends(client: httpx.Client, service: FakeService) -> None:
@@ -82,7 +99,7 @@ def test_what_the_desktop_app_sends(client: httpx.Client, service: FakeService) 
 def test_special_tokens_are_removed(client: httpx.Client, service: FakeService) -> None:
     text = "<s><start_of_utterance>A < b<pad></s> <tag><eot><unk><end_of_utterance>"
     service.behave = lambda _request, _cancel: result(page(0, text), page(1, "two", PageStatus.TRUNCATED))
-    answer = client.post("/llm/ocr", json=DATA)
+    answer = client.post("/llm/ocr", json=KEYED)
     assert answer.text == "A < b <tag>\n\ntwo"
     assert answer.headers["x-ocr-mlx-status"] == "ok,truncated"
 
@@ -100,7 +117,7 @@ def test_failures_say_what_failed(client: httpx.Client, service: FakeService, er
         raise error
 
     service.behave = fails  # type: ignore[assignment]
-    answer = client.post("/llm/ocr", json=DATA)
+    answer = client.post("/llm/ocr", json=KEYED)
     assert (answer.status_code, answer.json()) == (status, {"detail": f"LLM OCR failed: {error.message}"})
     assert answer.headers["x-ocr-mlx-error"] == error.code
 
@@ -108,7 +125,7 @@ def test_failures_say_what_failed(client: httpx.Client, service: FakeService, er
 def test_a_failed_page_is_no_empty_success(client: httpx.Client, service: FakeService) -> None:
     bad = page(0, "", PageStatus.FAILED, error=PageError(code="remote_failed", message="The engine failed."))
     service.behave = lambda _request, _cancel: result(bad)
-    answer = client.post("/llm/ocr", json=DATA)
+    answer = client.post("/llm/ocr", json=KEYED)
     assert (answer.status_code, answer.json()) == (502, {"detail": "LLM OCR failed: The engine failed."})
 
 

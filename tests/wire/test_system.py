@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from ocr_mlx.settings import Settings
+from tests.wire.fake_jobs import FakeJobs
 from tests.wire.fakes import FakeService, serving
 
 DATA = {"filename": "data:image/png;base64,eA=="}
@@ -207,3 +208,43 @@ def test_a_preflight_needs_no_token() -> None:
 def test_request_ids_come_back(url: str) -> None:
     assert httpx.get(f"{url}/livez", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
     assert httpx.get(f"{url}/livez", headers={"X-Request-ID": "a b"}).headers["x-request-id"] != "a b"
+
+
+def test_a_wrong_token_is_told_from_a_missing_one(guarded: str) -> None:
+    assert "needed" in httpx.get(f"{guarded}/models").json()["detail"]
+    wrong = httpx.get(f"{guarded}/models", headers={"Authorization": "Bearer no"})
+    assert (wrong.status_code, wrong.json()["detail"]) == (401, "The token is wrong.")
+
+
+def test_a_post_of_another_site_without_an_origin_is_refused(url: str) -> None:
+    answer = httpx.post(f"{url}/ocr", json=DATA, headers={"Sec-Fetch-Site": "cross-site"})
+    assert answer.status_code == 403
+    assert httpx.post(f"{url}/ocr", json=DATA, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
+
+
+@pytest.mark.parametrize(("up", "status"), [(True, 200), (False, 503)])
+def test_without_its_redis_a_server_is_not_ready(up: bool, status: int) -> None:
+    with serving(FakeService(), jobs=FakeJobs(is_remote=True, up=up)) as url:
+        httpx.post(f"{url}/ocr", json=DATA)
+        answer = httpx.get(f"{url}/readyz")
+        assert answer.status_code == status and answer.json()["redis"] == ("healthy" if up else "unhealthy")
+        assert httpx.get(f"{url}/livez").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("contract", "key", "value"),
+    [
+        ("nuno", "service", "DeepSeek-OCR API"),
+        ("jobs", "name", "OCR API"),
+        ("lighton", "message", "Welcome to LightOnOCR Service"),
+    ],
+)
+def test_the_root_under_a_contract(contract: str, key: str, value: str) -> None:
+    settings = Settings.from_env({}, contract=contract)
+    with serving(FakeService(), settings) as url:
+        assert httpx.get(url).json()[key] == value
+        health = httpx.get(f"{url}/health").json()
+        assert health["status"] == ("healthy" if contract == "jobs" else "ok")
+    named = Settings.from_env({"PROJECT_NAME": "Scans"}, contract=contract)
+    with serving(FakeService(), named) as url:
+        assert httpx.get(url).json()["name"] == "Scans"

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -262,14 +262,25 @@ def _read(tools: Tools, words: list[str], options: ReadOptions, quiet: bool) -> 
     from ocr_mlx.cli.inputs import expand
 
     with told():
-        words = expand(words)
-        reader = tools.build(tools.settings())
+        words, settings = expand(words), tools.settings()
+        if settings.model_source == "vllm":
+            options = replace(
+                options, request=replace(options.request, model=_elsewhere(options.request.model, settings))
+            )
+        reader = tools.build(settings)
         try:
             with reporter(quiet) as seen:
                 status = read(words, options, reader, seen)
         finally:
             reader.close()
     raise typer.Exit(status)
+
+
+def _elsewhere(model: str, settings: Settings) -> str:
+    """The model at the engine that reads instead of this machine."""
+    from ocr_mlx.server.choice import ModelChoice
+
+    return ModelChoice(settings, lambda: None).pick(model, "ocr_mlx")
 
 
 @app.command(

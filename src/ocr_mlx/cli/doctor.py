@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
+from typing import NoReturn
 
 from ocr_mlx import __version__
 from ocr_mlx.cli.models import entries
@@ -21,6 +22,8 @@ from ocr_mlx.utils.blas import blas_in_use, load_blas
 
 PACKAGES = ("mlx", "numpy", "pillow", "pillow-heif", "pypdfium2", "tokenizers", "huggingface_hub", "fastapi", "uvicorn")
 TEST_TEXT = "Hello 123"
+WAIT = 3.0
+"""Seconds that an engine elsewhere has to answer."""
 GOOD = 0.8
 """Share of the self-test's characters that must be right."""
 
@@ -94,6 +97,46 @@ def _server(settings: Settings) -> Iterator[str]:
     yield f"state folder: {folder}"
     found = [f"running: {record.get('url')} (process {record['pid']})" for record in records.running(folder)]
     yield from found or ["running: none"]
+    if settings.redis_url:
+        yield f"jobs: in Redis, {_redis(settings)}"
+    if settings.model_source == "vllm":
+        yield f"engine elsewhere: {_engine_elsewhere(settings)}"
+    for name in Settings.unknown():
+        yield f"{name} is no setting; `python -m ocr_mlx.settings` lists them"
+
+
+def _redis(settings: Settings) -> str:
+    from ocr_mlx.jobs.build import build_jobs
+
+    try:
+        jobs = build_jobs(settings.job_options(), _never)
+    except OcrMlxError as error:
+        return str(error)
+    try:
+        return "which answers" if jobs.healthy() else "which does not answer: check OCR_MLX_REDIS_URL, and that it runs"
+    finally:
+        jobs.close()
+
+
+def _never() -> NoReturn:
+    raise NotImplementedError("nothing is read here")
+
+
+def _engine_elsewhere(settings: Settings) -> str:
+    import httpx
+
+    from ocr_mlx.engine.remote import parse, reference
+
+    try:
+        engine = parse(reference(settings.remote_endpoint, "any"))
+        headers = {"Authorization": f"Bearer {settings.remote_key}"} if settings.remote_key else {}
+        status = httpx.get(f"{engine.base}/models", headers=headers, timeout=WAIT, trust_env=False).status_code
+    except OcrMlxError as error:
+        return str(error)
+    except httpx.HTTPError:
+        return f"{engine.origin} does not answer: check OCR_MLX_REMOTE_ENDPOINT, and that it runs"
+    advice = ": check OCR_MLX_REMOTE_KEY" if status in (401, 403) else ""
+    return f"{engine.origin} answers with status {status}{advice}"
 
 
 def self_test(settings: Settings, build: Callable[[Settings], Reader]) -> tuple[bool, str]:

@@ -127,6 +127,8 @@ def _shape(row: Row) -> tuple[Any, ...]:
 
 def _ready(row: Row) -> bool:
     """Ends rows that must not enter the batch."""
+    if row.done:
+        return False
     if row.cancel.is_set():
         row.end(Finish.CANCELLED)
         return False

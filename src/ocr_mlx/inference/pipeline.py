@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ocr_mlx.domain import DecodeParams, Finish, Page, PageError, PageResult, PageStatus, Prompt, TextDelta
 from ocr_mlx.errors import OcrMlxError
@@ -78,6 +79,10 @@ class PageRun:
         self._constrained = False
         self._outcomes: list[RowOutcome | None] = [None] * len(prepared.rows)
         self._held = [""] * len(prepared.rows)
+        self._rows: list[Row] = []
+        self._end = len(prepared.rows)
+        """Rows before this one count: a stop string ends the page, and with it the rows behind."""
+        self._stopping = False
         self._head = 0
         self._glue_out = 0
         self._tokens = 0
@@ -86,7 +91,8 @@ class PageRun:
     def rows(self, params: DecodeParams, cancel: threading.Event) -> list[Row]:
         """The rows to admit to the batch. Raises InvalidOption for a JSON schema that cannot be used."""
         self._constrained = params.json_schema is not None
-        return [self._row(i, params, cancel) for i in range(len(self._prepared.rows))]
+        self._rows = [self._row(i, params, cancel) for i in range(len(self._prepared.rows))]
+        return list(self._rows)
 
     @property
     def unfinished(self) -> int:
@@ -95,8 +101,9 @@ class PageRun:
 
     def result(self) -> PageResult:
         """The page's outcome, once every row has ended. Runs the family's post-processing: not for the worker."""
-        outcomes = [outcome for outcome in self._outcomes if outcome is not None]
-        raw = self._prepared.join([outcome.text for outcome in outcomes])
+        outcomes = [outcome for outcome in self._outcomes[: self._end] if outcome is not None]
+        kept = replace(self._prepared, rows=self._prepared.rows[: self._end], glue=self._prepared.glue[: self._end])
+        raw = kept.join([outcome.text for outcome in outcomes])
         error = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
         finish = max((outcome.finish for outcome in outcomes), key=_WORST_LAST.index, default=Finish.EOS)
         final = self._final(raw)
@@ -140,17 +147,32 @@ class PageRun:
 
     def _done(self, i: int, outcome: RowOutcome) -> None:
         self._outcomes[i] = outcome
+        if self._stopping:
+            return
+        if outcome.finish is Finish.STOP:
+            self._stop_behind(i)
         if i != self._head:
             self._held[i] = outcome.text  # a loop may have been cut off what nobody has seen yet
-        while self._head < len(self._outcomes) and self._outcomes[self._head] is not None:
+        if self._head < self._end:
+            self._go_on()
+
+    def _stop_behind(self, i: int) -> None:
+        self._end = min(self._end, i + 1)
+        self._stopping = True
+        for row in self._rows[i + 1 :]:
+            row.end(Finish.STOP)
+        self._stopping = False
+
+    def _go_on(self) -> None:
+        while self._head < self._end and self._outcomes[self._head] is not None:
             self._flush()
             self._head += 1
         self._flush()
-        if self._head == len(self._outcomes):
+        if self._head == self._end:
             self._on_done()
 
     def _flush(self) -> None:
-        text, over = "", self._head == len(self._held)
+        text, over = "", self._head == self._end
         if not over:
             text, self._held[self._head] = self._held[self._head], ""
         if text or over:
@@ -161,8 +183,9 @@ class PageRun:
 
     def _glued(self, text: str) -> str:
         """The text behind the glue of every row since the last one that spoke."""
-        glue = "".join(self._prepared.glue[self._glue_out : self._head + 1])
-        self._glue_out = self._head + 1
+        upto = min(self._head + 1, self._end)
+        glue = "".join(self._prepared.glue[self._glue_out : upto])
+        self._glue_out = upto
         return glue + text
 
 

@@ -80,7 +80,9 @@ class Row:
             )
 
     def accept(self, token: int, logprob: float, max_logit: float) -> None:
-        """Take the next token; ends the row when it is the last."""
+        """Take the next token; ends the row when it is the last. One that has ended takes none."""
+        if self.done:
+            return None
         if self.cancel.is_set():
             return self.end(Finish.CANCELLED)
         if math.isnan(logprob):

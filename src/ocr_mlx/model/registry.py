@@ -90,8 +90,9 @@ def resolve_name(name: str) -> str:
     if wanted and (is_folder_name(wanted) or (bare.count("/") == 1 and all(bare.split("/")))):
         return wanted
     near = difflib.get_close_matches(wanted.lower(), known, n=3)
+    short = ", ".join((BUILTIN, *(next(iter(family.aliases), family.name) for family in families())))
     guess = f"Did you mean {' or '.join(near)}? " if near else ""
     raise UnknownModel(
         f"There is no model {wanted!r}.",
-        hint=f"{guess}Known names are {', '.join(sorted(known))}; a hub id (org/name) or a folder works too.",
+        hint=f"{guess}Short names are {short} (`ocr_mlx models` lists all); a hub id (org/name) or a folder works too.",
     )

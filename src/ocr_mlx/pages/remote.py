@@ -126,10 +126,9 @@ def fetch_url(url: str, limits: FetchLimits, *, resolver: addresses.Resolver = a
 
 def _parse(url: str) -> httpx.URL:
     try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, ValueError) as error:
+        return _check_scheme(httpx.URL(url))
+    except (httpx.InvalidURL, ValueError) as error:  # ValueError: of the host's name too, which is decoded when read
         raise FetchFailed("The address is malformed.", hint=_CHECK) from error
-    return _check_scheme(parsed)
 
 
 def _check_scheme(url: httpx.URL) -> httpx.URL:

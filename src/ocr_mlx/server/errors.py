@@ -45,7 +45,7 @@ STATUS: Mapping[type[OcrMlxError], int] = {
     errors.TimedOut: 504,
     errors.EngineError: 500,
     errors.QueueFull: 429,
-    errors.QueueUnreachable: 503,
+    errors.JobsUnavailable: 503,
     errors.ShuttingDown: 503,
     errors.JobNotFound: 404,
     errors.OutOfMemory: 503,
@@ -159,7 +159,10 @@ async def _http(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 405 and "route" in request.scope:
         headers["Allow"] = _allowed(request) or headers.get("Allow", "")
-    return answer(request.scope, error.status_code, error.detail, headers=headers)
+    words = error.detail
+    if error.status_code == 404 and words == "Not Found" and _is_openai(request.scope):
+        words = "There is no such route here; /openapi.json lists what there is."
+    return answer(request.scope, error.status_code, words, headers=headers)
 
 
 def _allowed(request: Request) -> str:

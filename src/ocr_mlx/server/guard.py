@@ -125,7 +125,8 @@ class OriginGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] == "http" and not self._allows(scope, Headers(scope=scope)):
-            refusal = answer(scope, 403, "This Origin may not call the server. OCR_MLX_ALLOWED_ORIGINS may name it.")
+            setting = "OCR_MLX_DEEPSEEK_ORIGINS" if is_api(scope) else "OCR_MLX_ALLOWED_ORIGINS"
+            refusal = answer(scope, 403, f"This Origin may not call the server. {setting} may name it.")
             return await refusal(scope, receive, send)
         await self._app(scope, receive, send)
 
@@ -179,12 +180,9 @@ class TokenGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._given(Headers(scope=scope)):
-            refusal = answer(
-                scope,
-                401,
-                "A token is needed: Authorization: Bearer <token>.",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            given = "authorization" in Headers(scope=scope)
+            words = "The token is wrong." if given else "A token is needed: Authorization: Bearer <token>."
+            refusal = answer(scope, 401, words, headers={"WWW-Authenticate": "Bearer"})
             return await refusal(scope, receive, send)
         await self._app(scope, receive, send)
 

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from ocr_mlx import __version__
 from ocr_mlx.server.deps import Context, ServerContext
 from ocr_mlx.server.guard import refuse_cross_site
-from ocr_mlx.settings import ABOUT, DEEPSEEK_MODES, HEALTHY
+from ocr_mlx.settings import ABOUT, DEEPSEEK_MODES, HEALTHY, Settings
 
 router = APIRouter()
 OK = "OK!!!"
@@ -46,11 +46,17 @@ async def v1_health() -> Response:
     return PlainTextResponse("ok", headers=NO_CACHE)
 
 
-@router.get("/readyz", tags=["health"], responses={503: {"description": "The engine is starting, or cannot start"}})
+NOT_READY = "The engine is starting or cannot start, or jobs are in Redis and it cannot be reached"
+
+
+@router.get("/readyz", tags=["health"], responses={503: {"description": NOT_READY}})
 async def readyz(context: Context) -> Response:
-    """200 once documents can be read without waiting for the engine to start, 503 before."""
-    state = context.engine.state
-    return JSONResponse({"status": state}, 200 if state == "ready" else 503, headers=NO_CACHE)
+    """200 once documents and jobs are taken without waiting for the engine to start, 503 before."""
+    told: dict[str, str] = {"status": context.engine.state}
+    if redis := await run_in_threadpool(_redis, context):
+        told["redis"] = redis
+    ready = told["status"] == "ready" and redis != "unhealthy"
+    return JSONResponse(told, 200 if ready else 503, headers=NO_CACHE)
 
 
 @router.get("/shutdown", tags=["shutdown"], response_class=PlainTextResponse, dependencies=[Depends(refuse_cross_site)])
@@ -129,7 +135,7 @@ def _state(context: ServerContext) -> dict[str, Any]:
         "engine": context.engine.state,
         "model": settings.default_model,
         "modelLoaded": bool(loaded),
-        "modes": list(DEEPSEEK_MODES) if settings.contract == "deepseek" else _modes() if service else [],
+        "modes": list(DEEPSEEK_MODES) if settings.contract == "deepseek" else _modes(settings) if service else [],
         "redis": _redis(context),
         "models": [
             {
@@ -152,8 +158,9 @@ def _redis(context: ServerContext) -> str | None:
     return "healthy" if context.jobs.healthy() else "unhealthy"
 
 
-def _modes() -> list[str]:
-    """What requests may name as `mode`. The engine has imported the families already."""
-    from ocr_mlx.model.registry import families
+def _modes(settings: Settings) -> list[str]:
+    """What requests may name as `mode` to the default model. The engine has imported the families already."""
+    from ocr_mlx.model.registry import family_of
 
-    return sorted({mode for family in families() for mode in family.modes})
+    family = family_of(settings.default_model)
+    return list(family.modes) if family else []

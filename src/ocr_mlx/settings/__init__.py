@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ocr_mlx.pages.fetch import FetchLimits
 from ocr_mlx.pages.limits import PageLimits
 from ocr_mlx.settings.core import DEFAULT_MODEL, MEBIBYTE, TAURI_ORIGINS
-from ocr_mlx.settings.kinds import InvalidSetting, Kind
+from ocr_mlx.settings.kinds import PREFIX, InvalidSetting, Kind
 from ocr_mlx.settings.presets import ABOUT, DEEPSEEK_MODES, HEALTHY, NATIVE, PRESETS
 from ocr_mlx.settings.services import ServiceSettings
 
@@ -51,6 +51,13 @@ class Settings(ServiceSettings):
         for name, value in _redis(env).items():
             env.setdefault(name, value)
         return cls(**{spec.name: value for spec in fields(cls) for value in _read(spec, env)})
+
+    @classmethod
+    def unknown(cls, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """Variables that look like settings and are none: somebody's slip."""
+        env = os.environ if environ is None else environ
+        known = {spec.metadata["name"] for spec in fields(cls)}
+        return tuple(sorted(name for name in env if name.startswith(PREFIX) and name not in known))
 
     @property
     def max_body_bytes(self) -> int:
@@ -152,10 +159,14 @@ def table() -> str:
     """The settings as a Markdown table: variable, default, meaning."""
     rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
     for spec in fields(Settings):
-        also = "".join(f" Also read as `{alias}`." for alias in spec.metadata["aliases"])
-        also += "".join(f" With a contract also `{alias}`." for alias in spec.metadata["contract_aliases"])
+        also = _also("Also read as", spec.metadata["aliases"])
+        also += _also("With a contract also", spec.metadata["contract_aliases"])
         rows.append(f"| `{spec.metadata['name']}` | {_shown(spec)} | {spec.metadata['help']}{also} |")
     return "\n".join(rows) + "\n"
+
+
+def _also(words: str, names: Sequence[str]) -> str:
+    return f" {words} {', '.join(f'`{name}`' for name in names)}." if names else ""
 
 
 def _shown(spec: Field[Any]) -> str:

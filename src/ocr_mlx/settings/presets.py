@@ -10,7 +10,11 @@ PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
     "nuno": {"OCR_MLX_PORT": "8765", "OCR_MLX_HEALTH": "json"},
     "jobs": {"OCR_MLX_PORT": "8000", "OCR_MLX_HEALTH": "json"},
     "lighton": {"OCR_MLX_PORT": "8000", "OCR_MLX_HEALTH": "json"},
-    "deepseek": {"OCR_MLX_PORT": "8000", "OCR_MLX_HEALTH": "json"},
+    "deepseek": {
+        "OCR_MLX_PORT": "8000",
+        "OCR_MLX_HEALTH": "json",
+        "OCR_MLX_DEEPSEEK_ORIGINS": "http://localhost:5173,http://127.0.0.1:5173",
+    },
 }
 """Contract to the defaults of variables that are not set."""
 NATIVE: Final[Mapping[str, str]] = {

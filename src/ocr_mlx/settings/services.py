@@ -52,7 +52,8 @@ class ServiceSettings(CoreSettings):
         "REDIS_URL",
         "",
         REDIS,
-        "Keep jobs in this Redis, and leave reading to `ocr_mlx worker`s: `redis://host:6379/0`.",
+        "Keep jobs in this Redis, and leave reading to `ocr_mlx worker`s: `redis://host:6379/0`. "
+        "Also read as `REDIS_HOST`, `REDIS_PORT` and `REDIS_DB`.",
     )
     webhook_timeout: float = setting(
         "WEBHOOK_TIMEOUT", 30.0, TIME, "Seconds that a webhook may take to answer.", aliases=("WEBHOOK_TIMEOUT",)
@@ -125,6 +126,7 @@ class ServiceSettings(CoreSettings):
         (),
         ANY_ORIGINS,
         "Web origins that may call `/api/*` besides the allowed ones; `*` for every one, without credentials.",
+        shown="none; under its contract `http://localhost:5173`",
         aliases=("DEEPSEEK_ALLOWED_ORIGINS",),
     )
     deepseek_attention: str = setting(

@@ -190,6 +190,22 @@ def test_doctor_says_everything_and_its_status_is_the_self_tests(
     assert call("doctor", service=reads("nothing"), settings=settings) == 1
 
 
+def test_doctor_looks_at_what_the_server_would_need(
+    two_here: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCR_MLX_MODLE", "x")
+    settings = Settings(
+        state_dir=tmp_path,
+        redis_url="redis://:secret@127.0.0.1:1/0",
+        model_source="vllm",
+        remote_endpoint="http://127.0.0.1:9/v1",
+    )
+    assert call("doctor", service=reads("Hello 123"), settings=settings) == 0
+    said = capsys.readouterr().out
+    assert "jobs: in Redis, which does not answer" in said and "secret" not in said
+    assert "http://127.0.0.1:9 does not answer" in said and "OCR_MLX_MODLE is no setting" in said
+
+
 def test_the_slow_blas_comes_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "blas_in_use", lambda: "the reference BLAS that mlx brings (slow)")
     monkeypatch.setattr("sys.platform", "linux")

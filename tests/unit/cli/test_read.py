@@ -383,3 +383,16 @@ def test_help_names_the_exit_statuses(run: Run) -> None:
     status, out, _ = run("read", "--help")
     assert status == 0 and all(word in out for word in ("130", "--strict", "--top-p"))
     assert run("--version")[1].startswith("ocr_mlx ")
+
+
+def test_with_an_engine_elsewhere_it_is_asked(capsys: pytest.CaptureFixture[str], service: FakeService) -> None:
+    settings = Settings(model_source="vllm", remote_endpoint="http://gpu:8001/v1/chat/completions")
+    tools = Tools(settings=lambda: settings, build=lambda _settings: service)
+    for words in (["read", "a.png"], ["read", "a.png", "--model", "lighton"], ["read", "a.png", "--model", "builtin"]):
+        with pytest.raises(SystemExit):
+            main(words, tools)
+    assert [request.model for request in service.requests] == [
+        "openai+http://gpu:8001/v1#facebook/nougat-small",
+        "openai+http://gpu:8001/v1#lightonai/LightOnOCR-2-1B",
+        "builtin",
+    ]

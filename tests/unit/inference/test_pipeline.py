@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from PIL import Image, ImageDraw
 
 from ocr_mlx.domain import DecodeParams, PageStatus, Prompt, TextDelta
@@ -75,3 +76,36 @@ def test_a_last_row_without_text_still_ends_the_line_before_it() -> None:
     run, deltas = read([ids("top"), []])
     assert run.result().raw_text == "top\n"
     assert "".join(delta.text for delta in deltas) == "top\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        (["one", "two STOP three", "four"], "one\ntwo "),
+        (["one STOP", "a much longer second row STOP", "3"], "one "),
+        (["a long first row that ends late STOP here", "STOP", "3"], "a long first row that ends late "),
+        (["one", "two", "three STOP"], "one\ntwo\nthree "),
+        (["STOP", "two"], ""),
+    ],
+)
+def test_a_stop_string_ends_the_page_and_not_only_its_row(rows: list[str], text: str) -> None:
+    """Later rows may have ended long before."""
+    run, deltas = read([ids(row) for row in rows], DecodeParams(stop=("STOP",)))
+    assert run.result().raw_text == "".join(delta.text for delta in deltas) == text
+    assert run.result().status is (PageStatus.OK if text else PageStatus.BLANK)
+    assert run.unfinished == 0
+
+
+def test_a_page_that_was_stopped_is_done_once() -> None:
+    model = fake_model([[ids("one STOP"), ids("two"), ids("three STOP")]])
+    mode = model.family.modes["plain"]
+    done: list[bool] = []
+    prepared = prepare(model, page(0, 0), Prompt(), mode)
+    run = PageRun(model, page(0, 0), prepared, mode, on_text=lambda _: None, on_done=lambda: done.append(True))
+    batch = DecodeBatch(model)
+    rows = run.rows(DecodeParams(stop=("STOP",)), never())
+    batch.join(rows[:2])
+    while batch.rows:
+        batch.step()
+    batch.join(rows[2:])  # it waited for a place, and is over before it had one
+    assert not batch.rows and done == [True]

@@ -52,7 +52,7 @@ def test_names_are_resolved(name: str, target: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "tony", "someone/", "@v1"])
 def test_an_unknown_word_lists_the_names(name: str) -> None:
-    with pytest.raises(UnknownModel, match=r"Known names are builtin, tiny"):
+    with pytest.raises(UnknownModel, match=r"Short names are builtin, tiny"):
         registry.resolve_name(name)
 
 

@@ -232,7 +232,9 @@ def test_proxies_of_the_environment_are_not_used(url: Callable[[str], str], monk
     assert fetch_url(url("/page"), OPEN) == b"a page"
 
 
-@pytest.mark.parametrize("address", ["http://", "http://a b/", "http://ho\x00st/", "http://host/\ud800"])
+@pytest.mark.parametrize(
+    "address", ["http://", "http://a b/", "http://ho\x00st/", "http://host/\ud800", "http://xn--/"]
+)
 def test_malformed_addresses(address: str) -> None:
     with pytest.raises((FetchFailed, SourceForbidden)):
         fetch_url(address, OPEN)

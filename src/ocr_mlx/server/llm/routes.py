@@ -48,7 +48,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {
 async def llm_ocr(body: LLMOCRRequest, request: Request, context: Context) -> Response:
     """Read a document with an OpenAI-style engine. The text of all pages, joined by a blank line."""
     try:
-        result = await context.runner.run(lambda: convert.to_request(body), request.receive)
+        result = await context.runner.run(lambda: convert.to_request(body, context.settings), request.receive)
     except OcrMlxError as error:
         return answer(request.scope, status_of(type(error)), _told(str(error)), code=error.code)
     told, bad = headers(result), failure(result)
