@@ -351,3 +351,13 @@ def test_health_answers_while_documents_are_read_and_the_drain_ends_them() -> No
         assert httpx.get(f"{url}/livez").status_code == 200
     asking.join(10)
     assert [(a.status_code, "shutting down" in a.text) for a in answers] == [(503, True)]
+
+
+def test_a_body_that_cannot_be_parsed_says_what_would_be_right(client: httpx.Client) -> None:
+    answer = client.post("/ocr", content=b"[" * 100_000, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422) and "JSON" in answer.text
+
+
+def test_a_name_beyond_all_paths_is_no_model(client: httpx.Client) -> None:
+    answer = client.post("/ocr", json=DATA | {"model": "x" * 5000})
+    assert answer.status_code == 404 and len(answer.text) < 500

@@ -212,10 +212,8 @@ class DjangoOCRService:
 def _opened(file_obj: Document, file_type: str) -> Bytes | Address:
     if file_type not in _FILE_TYPES:
         raise ValueError(f"file_type cannot be {file_type!r}: give one of {', '.join(_FILE_TYPES)}.")
-    seek = getattr(file_obj, "seek", None)
-    if seek is not None:
-        seek(0)  # a view may have looked into the upload, or read it before
     try:
+        _rewind(file_obj)
         return open_document(file_obj)
     except (OSError, ValueError) as error:
         raise DeepSeekOCRError(f"OCR API request failed: {_reason(error)}") from error
@@ -247,3 +245,10 @@ def _why_no_data(read: Chat) -> str:
 
 def _is_not_general(error: BaseException | None) -> bool:
     return isinstance(error, Refused) and error.code == _NOT_GENERAL
+
+
+def _rewind(file_obj: Document) -> None:
+    """A view may have looked into the upload, or read it before."""
+    seek, seekable = getattr(file_obj, "seek", None), getattr(file_obj, "seekable", None)
+    if seek is not None and (seekable is None or seekable()):
+        seek(0)

@@ -74,7 +74,18 @@ def is_folder_name(name: str) -> bool:
     """Whether a name means a folder here: by its looks, or because there is one and no alias of that name."""
     if name.lower() in aliases():
         return False
-    return name.startswith(_FOLDER_STARTS) or name.count("/") > 1 or Path(name).is_dir()
+    return name.startswith(_FOLDER_STARTS) or name.count("/") > 1 or _is_dir(name)
+
+
+def _brief(name: str) -> str:
+    return name if len(name) <= 100 else f"{name[:100]}…"
+
+
+def _is_dir(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):  # too long for a path, or with a NUL
+        return False
 
 
 def resolve_name(name: str) -> str:
@@ -93,6 +104,6 @@ def resolve_name(name: str) -> str:
     short = ", ".join((BUILTIN, *(next(iter(family.aliases), family.name) for family in families())))
     guess = f"Did you mean {' or '.join(near)}? " if near else ""
     raise UnknownModel(
-        f"There is no model {wanted!r}.",
+        f"There is no model {_brief(wanted)!r}.",
         hint=f"{guess}Short names are {short} (`ocr_mlx models` lists all); a hub id (org/name) or a folder works too.",
     )

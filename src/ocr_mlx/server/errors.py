@@ -58,6 +58,8 @@ INVALID = "invalid_request"
 OPENAI_TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's error types that do not follow from the status's first digit."""
 _SHORT = 100
+_UNREADABLE = "There was an error parsing the body"
+"""FastAPI's words."""
 _SECRET = frozenset({"password", "api_key"})
 """Fields whose input is never echoed."""
 
@@ -160,6 +162,8 @@ async def _http(request: Request, error: Exception) -> Response:
     if error.status_code == 405 and "route" in request.scope:
         headers["Allow"] = _allowed(request) or headers.get("Allow", "")
     words = error.detail
+    if error.status_code == 400 and words.startswith(_UNREADABLE):
+        words = "The body cannot be read: it must be JSON in UTF-8, or a form, as its Content-Type says."
     if error.status_code == 404 and words == "Not Found" and _is_openai(request.scope):
         words = "There is no such route here; /openapi.json lists what there is."
     return answer(request.scope, error.status_code, words, headers=headers)

@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -31,6 +32,7 @@ BODY_TYPES = ("application/json", "multipart/form-data")
 INSTANCE_HEADER = "X-OCR-MLX-Instance"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DRAIN_BYTES = 64 * 1024 * 1024
+_DRAIN_SECONDS = 10.0
 _BODY_SECONDS = 60.0
 """Longest silence in the middle of a body."""
 
@@ -208,7 +210,7 @@ class BodySizeGuard:
 
         async def counted() -> Message:
             nonlocal seen, more
-            message = await (asyncio.wait_for(receive(), _BODY_SECONDS) if more else receive())
+            message = await (_soon(receive) if more else receive())
             more = message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self._most:
@@ -220,16 +222,23 @@ class BodySizeGuard:
             if int(claimed) <= self._most + _DRAIN_BYTES:
                 await _drain(receive)
             return await answer(scope, 413, too_large)(scope, receive, send)
-        try:
-            await self._app(scope, counted, send)
-        except TimeoutError:
-            await answer(scope, 408, "The rest of the request never came.")(scope, receive, send)
+        await self._app(scope, counted, send)
+
+
+async def _soon(receive: Receive) -> Message:
+    """The next part of a body. Raises HTTPException when it does not come."""
+    try:
+        return await asyncio.wait_for(receive(), _BODY_SECONDS)
+    except TimeoutError:
+        raise HTTPException(408, "The rest of the request never came.") from None
 
 
 async def _drain(receive: Receive) -> None:
-    """Read and forget a body, so that a client that is still sending lives to see the answer."""
-    while (await receive()).get("more_body", False):
-        pass
+    """Read and forget a body for a while, so that a client that is still sending lives to see the answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while (await receive()).get("more_body", False):
+                pass
 
 
 def refuse_cross_site(request: Request) -> None:

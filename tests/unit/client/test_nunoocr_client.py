@@ -275,3 +275,14 @@ def test_the_script_can_be_run() -> None:
     assert done.returncode == 1 and b"No server answers" in done.stderr
     done = subprocess.run([sys.executable, "-m", "ocr_mlx.client", "--nonsense"], capture_output=True, timeout=60)
     assert done.returncode == 2
+
+
+def test_a_stream_that_cannot_go_back_is_read_from_where_it_is() -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def seek(self, *_: int) -> int:
+            raise io.UnsupportedOperation("seek")
+
+    assert client(Server(chat("read"))).extract_text(Pipe(PNG), "image")["text"] == "read"

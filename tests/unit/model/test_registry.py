@@ -85,3 +85,10 @@ assert not heavy, heavy
 def test_listing_the_real_families_is_cheap_and_their_names_are_their_own() -> None:
     done = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_name_that_no_path_can_have_is_unknown(name: str) -> None:
+    assert registry.is_folder_name(name) is False
+    with pytest.raises(UnknownModel):
+        registry.resolve_name(name)
