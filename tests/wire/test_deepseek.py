@@ -61,11 +61,6 @@ def service(running: tuple[FakeService, httpx.Client]) -> FakeService:
     return running[0]
 
 
-@pytest.fixture
-def client(running: tuple[FakeService, httpx.Client], service: FakeService) -> httpx.Client:
-    return running[1]
-
-
 def send(client: httpx.Client, data: bytes = PNG, field: str = "image", **fields: str) -> httpx.Response:
     return client.post("/api/ocr", files={field: ("page.png", data, "image/png")}, data=fields)
 

@@ -18,11 +18,11 @@ from ocr_mlx.errors import (
     BadImage,
     BadPdf,
     EngineError,
+    JobsUnavailable,
     OcrMlxError,
     PageOutOfRange,
     PdfLocked,
     QueueFull,
-    QueueUnreachable,
     ShuttingDown,
     SourceForbidden,
     SourceTooLarge,
@@ -482,7 +482,7 @@ def test_lists_that_cannot_be(client: httpx.Client, query: str) -> None:
 
 def test_while_the_jobs_are_away(client: httpx.Client, jobs: FakeJobs) -> None:
     job_id = submitted(client)
-    jobs.down = QueueUnreachable("Redis cannot be reached.", hint="Try again in a moment.")
+    jobs.down = JobsUnavailable("Redis cannot be reached.", hint="Try again in a moment.")
     calls = [
         send(client),
         send(client, engine="got"),

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from ocr_mlx.domain import PageError, PageStatus
-from ocr_mlx.errors import QueueUnreachable
+from ocr_mlx.errors import JobsUnavailable
 from ocr_mlx.jobs.records import JobRequest, JobState
 from ocr_mlx.server.jobs import events
 from ocr_mlx.settings import Settings
@@ -170,7 +170,7 @@ def test_the_stream_outlives_a_gap(
     with client.stream("GET", f"/ocr/{job_id}/events") as answer:
         stream = heard(answer.iter_lines())
         next(stream)
-        jobs.down = QueueUnreachable("Redis cannot be reached.")
+        jobs.down = JobsUnavailable("Redis cannot be reached.")
         assert next(stream) == next(stream) == Heard("comment", "ping", None)
         jobs.down = None
         jobs.read(job_id, page(0), page(1), page(2), state=JobState.COMPLETED)

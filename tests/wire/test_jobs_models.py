@@ -69,6 +69,13 @@ def cached(name: str, leases: int = 0) -> CachedModel:
     return CachedModel(id=name, family="any", bytes=1, leases=leases, idle_seconds=0.0, pinned=False)
 
 
+def test_the_list_asks_the_store_once(client: httpx.Client, jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that answers late costs that time once, not once for each model."""
+    asked: list[None] = []
+    monkeypatch.setattr(jobs, "current_model", lambda: asked.append(None))
+    assert client.get("/models").status_code == 200 and len(asked) == 1
+
+
 def test_the_list(client: httpx.Client) -> None:
     answer = client.get("/models").json()
     assert answer.keys() == {"models", "current_model", "default_model"}

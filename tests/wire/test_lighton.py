@@ -16,7 +16,7 @@ from ocr_mlx.errors import OcrMlxError
 from ocr_mlx.server.lighton import convert
 from ocr_mlx.settings import Settings
 from tests.wire.fake_jobs import FakeJobs
-from tests.wire.fakes import FakeService, names_the_media, page, says_hello, serving
+from tests.wire.fakes import FakeService, names_the_media, page, serving
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 LIGHTON = "lightonai/LightOnOCR-2-1B"
@@ -27,18 +27,6 @@ def running() -> Iterator[tuple[FakeService, httpx.Client]]:
     service = FakeService()
     with serving(service, Settings(lighton_max_mb=0.01)) as url, httpx.Client(base_url=url) as client:
         yield service, client
-
-
-@pytest.fixture
-def service(running: tuple[FakeService, httpx.Client]) -> FakeService:
-    running[0].behave = says_hello
-    running[0].requests.clear()
-    return running[0]
-
-
-@pytest.fixture
-def client(running: tuple[FakeService, httpx.Client], service: FakeService) -> httpx.Client:
-    return running[1]
 
 
 def send(client: httpx.Client, data: bytes = PNG, name: str = "file", **fields: str) -> httpx.Response:

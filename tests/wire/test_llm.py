@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -15,7 +14,7 @@ from ocr_mlx.domain import OcrRequest, PageError, PageStatus
 from ocr_mlx.engine.remote import reference
 from ocr_mlx.errors import OcrMlxError, QueueFull, RemoteFailed, SourceForbidden
 from ocr_mlx.settings import Settings
-from tests.wire.fakes import FakeService, page, result, says_hello, serving
+from tests.wire.fakes import FakeService, page, result, serving
 
 
 def uri() -> str:
@@ -27,25 +26,6 @@ def uri() -> str:
 DATA = {"filename": uri()}
 KEYED = DATA | {"api_key": "sk-k"}
 TEXT = "text/plain; charset=utf-8"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[FakeService, httpx.Client]]:
-    service = FakeService()
-    with serving(service) as url, httpx.Client(base_url=url) as client:
-        yield service, client
-
-
-@pytest.fixture
-def service(running: tuple[FakeService, httpx.Client]) -> FakeService:
-    running[0].behave = says_hello
-    running[0].requests.clear()
-    return running[0]
-
-
-@pytest.fixture
-def client(running: tuple[FakeService, httpx.Client], service: FakeService) -> httpx.Client:
-    return running[1]
 
 
 def last(service: FakeService) -> OcrRequest:

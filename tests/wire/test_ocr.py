@@ -7,7 +7,6 @@ import io
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +18,7 @@ from PIL import Image
 from ocr_mlx.domain import UNSET, OcrRequest, OcrResult, PageError, PageStatus
 from ocr_mlx.errors import QueueFull, UnknownModel
 from ocr_mlx.settings import Settings
-from tests.wire.fakes import FakeService, names_the_media, page, result, says_hello, serving
+from tests.wire.fakes import FakeService, names_the_media, page, result, serving
 
 TEXT = "text/plain; charset=utf-8"
 
@@ -32,25 +31,6 @@ def picture(kind: str) -> bytes:
 
 def uri(media: str, data: bytes) -> str:
     return f"data:{media};base64,{base64.b64encode(data).decode()}"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[FakeService, httpx.Client]]:
-    service = FakeService()
-    with serving(service) as url, httpx.Client(base_url=url) as client:
-        yield service, client
-
-
-@pytest.fixture
-def service(running: tuple[FakeService, httpx.Client]) -> FakeService:
-    running[0].behave = says_hello
-    running[0].requests.clear()
-    return running[0]
-
-
-@pytest.fixture
-def client(running: tuple[FakeService, httpx.Client], service: FakeService) -> httpx.Client:
-    return running[1]
 
 
 DATA = {"filename": uri("image/png", b"x")}

@@ -27,7 +27,7 @@ from ocr_mlx.domain import (
     RemoteUrl,
     Upload,
 )
-from tests.wire.fakes import FakeService, page, result, says_hello, serving
+from tests.wire.fakes import FakeService, page, result, serving
 from tests.wire.openai_fakes import DEEPSEEK, PNG, client_of, image, messages, user
 
 
@@ -36,18 +36,6 @@ def running() -> Iterator[tuple[FakeService, openai.OpenAI]]:
     service = FakeService()
     with client_of(service) as client:
         yield service, client
-
-
-@pytest.fixture
-def service(running: tuple[FakeService, openai.OpenAI]) -> FakeService:
-    running[0].behave = says_hello
-    running[0].requests.clear()
-    return running[0]
-
-
-@pytest.fixture
-def client(running: tuple[FakeService, openai.OpenAI], service: FakeService) -> openai.OpenAI:
-    return running[1]
 
 
 def post(client: openai.OpenAI, body: Any) -> httpx.Response:

@@ -23,7 +23,7 @@ from ocr_mlx.domain import (
 )
 from ocr_mlx.errors import OutOfMemory
 from ocr_mlx.settings import Settings
-from tests.wire.fakes import FakeService, page, result, says_hello
+from tests.wire.fakes import FakeService, page, result
 from tests.wire.openai_fakes import DEEPSEEK, PNG, Step, TellingService, client_of
 
 IMAGE = {"type": "input_image", "image_url": PNG, "detail": "auto"}
@@ -35,18 +35,6 @@ def running() -> Iterator[tuple[FakeService, openai.OpenAI]]:
     service = FakeService()
     with client_of(service) as client:
         yield service, client
-
-
-@pytest.fixture
-def service(running: tuple[FakeService, openai.OpenAI]) -> FakeService:
-    running[0].behave = says_hello
-    running[0].requests.clear()
-    return running[0]
-
-
-@pytest.fixture
-def client(running: tuple[FakeService, openai.OpenAI], service: FakeService) -> openai.OpenAI:
-    return running[1]
 
 
 def test_a_response(client: openai.OpenAI, service: FakeService) -> None:
