@@ -27,7 +27,7 @@ from typing import Any
 import uvicorn
 
 from ocr_mlx import __version__
-from ocr_mlx.errors import EngineError
+from ocr_mlx.errors import EngineError, UnknownModel
 from ocr_mlx.jobs.base import Jobs
 from ocr_mlx.jobs.build import build_jobs
 from ocr_mlx.server.app import create_app
@@ -223,7 +223,21 @@ def _build(settings: Settings) -> Service:
     options = settings.engine_options()
     from ocr_mlx.engine.build import build_service
 
-    return build_service(options)
+    service = build_service(options)
+    _check_model(settings)
+    return service
+
+
+def _check_model(settings: Settings) -> None:
+    """Say at once that the default model is none, and not only to the first who asks."""
+    from ocr_mlx.engine.remote import is_reference
+    from ocr_mlx.model.registry import resolve_name
+
+    try:
+        if not is_reference(settings.default_model):
+            resolve_name(settings.default_model)
+    except UnknownModel as error:
+        log.error("OCR_MLX_MODEL: %s", error)
 
 
 def uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:

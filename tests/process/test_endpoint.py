@@ -189,3 +189,20 @@ def _until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + WAIT
     while not condition():
         assert time.monotonic() < end
+
+
+def test_slips_in_settings_are_told_in_the_log(start: Start) -> None:
+    program = start("--port", "0", OCR_MLX_MODEL="nosuch", OCR_MLX_MODLE="builtin")
+    url = program.ready()["url"]
+    while httpx.get(f"{url}/readyz").json()["status"] != "ready":
+        time.sleep(0.05)
+    program.process.send_signal(signal.SIGTERM)
+    assert program.ends() == 0
+    log = program.rest()[1]
+    assert "OCR_MLX_MODLE is no setting" in log and "There is no model 'nosuch'" in log
+
+
+def test_a_wrong_option_is_told_as_an_option(start: Start) -> None:
+    program = start("--port", "abc")
+    assert program.ends() == 2
+    assert "--port is 'abc'" in program.rest()[1]
