@@ -6,7 +6,7 @@ OcrMlxError
   ModelError     UnknownModel UnsupportedArchitecture CheckpointIncomplete WeightMismatch DownloadFailed
                  ModelNotHere OutputExists
   DecodeError    PromptTooLong Cancelled TimedOut InvalidOption
-  EngineError    QueueFull QueueUnreachable ShuttingDown JobNotFound OutOfMemory RemoteFailed
+  EngineError    QueueFull JobsUnavailable ShuttingDown JobNotFound OutOfMemory RemoteFailed
 """
 
 from __future__ import annotations
@@ -211,10 +211,10 @@ class QueueFull(EngineError):
     code = "queue_full"
 
 
-class QueueUnreachable(EngineError):
-    """The job queue cannot be reached, or refuses; later it may not."""
+class JobsUnavailable(EngineError):
+    """Where jobs are kept cannot be used now: it is not reached, refuses, or is full; later it may be."""
 
-    code = "queue_unreachable"
+    code = "jobs_unavailable"
 
 
 class ShuttingDown(EngineError):

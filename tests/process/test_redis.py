@@ -246,3 +246,14 @@ def test_every_page_once_in_any_order_of_accidents(
     workers[2].process.send_signal(signal.SIGCONT)
     fleet.completes(60, 150)
     fleet.leaves_nothing(60)
+
+
+def test_a_worker_with_a_wrong_password_ends_and_says_so(start: Start, redis_server: RedisServer) -> None:  # noqa: F811
+    with redis.Redis(port=redis_server.port) as admin:
+        admin.config_set("requirepass", "right-secret")
+    url = redis_server.url.replace("//", "//:wrong-secret@")
+    worker = start("--rows=1", command=("-m", "ocr_mlx", "worker"), OCR_MLX_REDIS_URL=url)
+    out, log = worker.rest()
+    assert worker.process.returncode == 2
+    assert "Redis refuses the user or password in OCR_MLX_REDIS_URL" in log and f":{redis_server.port}" in log
+    assert "secret" not in out + log and "Traceback" not in log

@@ -11,7 +11,7 @@ import pytest
 
 from ocr_mlx.domain import DocumentStarted, OcrRequest, OcrResult, OnEvent, PageDone, PageStatus
 from ocr_mlx.domain import PageError as Reason
-from ocr_mlx.errors import InvalidOption, OcrMlxError, OutOfMemory, QueueUnreachable, UnknownModel
+from ocr_mlx.errors import InvalidOption, JobsUnavailable, OcrMlxError, OutOfMemory, UnknownModel
 from ocr_mlx.jobs.records import Job, JobState
 from ocr_mlx.jobs.redis.jobs import pages_together
 from ocr_mlx.jobs.redis.queue import KEY, Queue
@@ -281,7 +281,7 @@ def test_a_result_waits_for_a_redis_that_comes_back(bench: Bench, redis_server: 
     reading = threading.Thread(target=bench.reader.read, args=(job.id, 0))
     reading.start()
     eventually(lambda: bench.engine.asked == ["1"], 5)
-    with pytest.raises(QueueUnreachable):
+    with pytest.raises(JobsUnavailable):
         bench.store.get(job.id)
     redis_server.start()
     reading.join(15)

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from ocr_mlx.domain import PageError, PageStatus
-from ocr_mlx.errors import JobNotFound, QueueFull, QueueUnreachable
+from ocr_mlx.errors import JobNotFound, JobsUnavailable, QueueFull
 from ocr_mlx.jobs.base import JobStore
 from ocr_mlx.jobs.local.store import SqliteStore
 from ocr_mlx.jobs.records import Delivery, JobState
-from ocr_mlx.jobs.redis.store import PREFIX, RedisStore, connect
-from tests.process.redis_server import RedisServer, redis_server  # noqa: F401
+from ocr_mlx.jobs.redis.store import PREFIX, RedisRefuses, RedisStore, connect, reached
+from tests.process.redis_server import RedisServer, eventually, redis_server  # noqa: F401
 from tests.unit.jobs.made import a_job, a_page
 
 Open = Callable[..., JobStore]
@@ -250,7 +251,7 @@ def test_a_redis_that_is_nearly_full_takes_no_new_job_and_goes_on_with_the_other
         store.add(a_job(), b"x" * 500_000)
     assert store.put_page(job.id, a_page())
     client.config_set("maxmemory", 1)
-    with pytest.raises(QueueUnreachable, match="is full"):
+    with pytest.raises(JobsUnavailable, match="is full"):
         store.put_page(job.id, a_page(1))
     for one in (store, client):
         one.close()
@@ -259,7 +260,7 @@ def test_a_redis_that_is_nearly_full_takes_no_new_job_and_goes_on_with_the_other
 def test_a_redis_that_is_gone_is_said_in_time_and_without_its_password() -> None:
     store = RedisStore("redis://:hunter2@127.0.0.1:1/0")
     began = time.monotonic()
-    with pytest.raises(QueueUnreachable) as caught:
+    with pytest.raises(JobsUnavailable) as caught:
         store.get(UNKNOWN)
     assert not store.ping()
     assert time.monotonic() - began < 2.0
@@ -276,4 +277,66 @@ def test_a_redis_that_does_not_answer_is_given_up(redis_server: RedisServer) -> 
     began = time.monotonic()
     assert not store.ping()
     assert time.monotonic() - began < 2.0
+    store.close()
+
+
+def test_a_command_without_an_answer_is_not_sent_twice(redis_server: RedisServer) -> None:  # noqa: F811
+    """It may have been done; and who asks waits for one answer's time, not for two."""
+    client = connect(redis_server.url, answer=0.4)
+    client.ping()
+    redis_server.freeze()
+    began = time.monotonic()
+    with pytest.raises(redis.ConnectionError):
+        client.get("anything")
+    assert time.monotonic() - began < 0.75
+    client.close()
+
+
+def test_no_answer_in_time_is_told_as_one_that_cannot_be_reached() -> None:
+    """Pipelines raise it as it is; a refused command would send the operator to the wrong place."""
+    with pytest.raises(JobsUnavailable, match="cannot be reached"), reached():
+        raise redis.TimeoutError
+
+
+def test_a_silent_redis_does_not_hold_those_who_ask_again(redis_server: RedisServer) -> None:  # noqa: F811
+    """One call waits for an answer; after it callers fail at once, so that they do not take all threads of a server."""
+    store = RedisStore(redis_server.url)
+    store.current_model()
+    redis_server.freeze()
+    with pytest.raises(JobsUnavailable):
+        store.get(UNKNOWN)
+    end = time.monotonic() + 3.0
+    slow = 0
+    while time.monotonic() < end:
+        began = time.monotonic()
+        with pytest.raises(JobsUnavailable, match="cannot be reached"):
+            store.current_model()
+        slow += time.monotonic() - began > 0.1
+        assert time.monotonic() - began < 1.5
+        time.sleep(0.01)
+    assert slow <= 2, "one at a time looks whether it is back"
+    redis_server.thaw()
+
+    def is_back() -> bool:
+        try:
+            return store.current_model() is None
+        except JobsUnavailable:
+            return False
+
+    eventually(is_back, 4)
+    store.close()
+
+
+@pytest.mark.parametrize("who", ["", ":wrong-secret@", "nobody:wrong-secret@", "limited:limited-secret@"])
+def test_a_wrong_user_or_password_is_told_as_such(redis_server: RedisServer, who: str) -> None:  # noqa: F811
+    with redis.Redis(port=redis_server.port) as admin:
+        admin.acl_setuser("limited", enabled=True, passwords=["+limited-secret"], commands=["+get"], keys=["*"])
+        admin.config_set("requirepass", "right-secret")
+    store = RedisStore(redis_server.url.replace("//", "//" + who))
+    for ask in (store.answers, lambda: store.get(UNKNOWN)):
+        with pytest.raises(RedisRefuses) as caught:
+            ask()
+        assert str(caught.value) == "Redis refuses the user or password in OCR_MLX_REDIS_URL."
+    assert not store.ping()
+    assert store.address == f"127.0.0.1:{redis_server.port}"
     store.close()

@@ -16,7 +16,7 @@ from types import FrameType
 from urllib.parse import urlsplit
 
 from ocr_mlx import __version__
-from ocr_mlx.errors import EngineError
+from ocr_mlx.errors import EngineError, JobsUnavailable
 from ocr_mlx.settings import InvalidSetting, Settings
 from ocr_mlx.utils import logs
 
@@ -29,7 +29,7 @@ LAST_RESORT = 10.0
 def work(settings: Settings, threads: int) -> None:
     """Work until SIGTERM or Ctrl-C; a second signal ends the process at once.
 
-    Raises InvalidSetting when no Redis is configured, and EngineError when the packages for it are missing.
+    Raises InvalidSetting when no Redis is configured, the packages for it are missing, or it refuses user or password.
     """
     if not settings.redis_url:
         raise InvalidSetting(
@@ -59,7 +59,10 @@ def work(settings: Settings, threads: int) -> None:
             service,
         )
         _end_on_signals(worker.end, settings.drain + GIVING_BACK_SECONDS + LAST_RESORT)
-        worker.run(lambda: _announce(settings.redis_url, worker.name, threads))
+        try:
+            worker.run(lambda: _announce(settings.redis_url, worker.name, threads))
+        except JobsUnavailable as error:
+            raise InvalidSetting(error.message, hint=_hint(settings.redis_url)) from None
     finally:
         service.close()
     log.info("ended")
@@ -85,6 +88,10 @@ def _shown(url: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
+
+
+def _hint(url: str) -> str:
+    return f"It is at {_shown(url)}: give it as redis://user:password@host:6379/0."
 
 
 def _end_on_signals(end: Callable[[], None], seconds: float) -> None:

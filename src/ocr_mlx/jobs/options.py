@@ -41,4 +41,5 @@ class JobOptions:
             retries=self.webhook_retries,
             secret=self.webhook_secret,
             private=self.webhook_private,
+            drain=self.drain,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import unquote
 
@@ -16,6 +16,7 @@ from ocr_mlx.pages.remote import Deadline, PinnedBackend, core_url
 
 _RESOLVE_SECONDS: Final = 2.0
 _MOST_CHARACTERS: Final = 2048
+_PIECE_BYTES: Final = 16 * 1024
 _FAILURES = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError)
 _SLOW = (httpcore.TimeoutException, TimeoutError)
 
@@ -77,16 +78,23 @@ def _post(
         all_headers["Authorization"] = f"Basic {credentials}"
     backend = PinnedBackend(deadline, allow_private=private, resolver=resolver)
     with httpcore.ConnectionPool(network_backend=backend, max_keepalive_connections=0) as pool:
-        with pool.stream("POST", core_url(url), headers=list(all_headers.items()), content=body) as answer:
+        with pool.stream("POST", core_url(url), headers=list(all_headers.items()), content=_pieces(body)) as answer:
             return answer.status
+
+
+def _pieces(body: bytes) -> Iterator[bytes]:
+    """Each is written by the deadline; one write of everything has the time anew with every byte that is taken."""
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield body[start : start + _PIECE_BYTES]
 
 
 def _parse(url: str) -> httpx.URL:
     try:
-        parsed = httpx.URL(url) if len(url) <= _MOST_CHARACTERS else None
-    except (httpx.InvalidURL, ValueError):
-        parsed = None
-    if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host:
+        parsed = httpx.URL(url)
+        fits = len(url) <= _MOST_CHARACTERS and parsed.scheme in ("http", "https") and parsed.host != ""
+    except (httpx.InvalidURL, ValueError):  # a host that is no name shows only when it is asked for
+        fits = False
+    if not fits:
         raise SourceForbidden(
             "The webhook's address is not one to send to.", hint="Give an http:// or https:// address."
         )

@@ -11,6 +11,8 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from ocr_mlx.domain import DecodeOverrides, OcrRequest, OcrResult, PageError, PageResult, Prompt, Upload
+from ocr_mlx.errors import JobNotFound, TimedOut
+from ocr_mlx.outputs.outcome import failure
 
 
 class JobState(StrEnum):
@@ -73,7 +75,8 @@ class Job:
 
     `kind` is what came in; `pages` the selected indices; `done` how many of them have a result; `engine` the model's name as
     the caller said it (for messages), `request.model` what is read with; times are Unix seconds, `updated` moves with
-    every page; `error` says why a failed or cancelled job ended; `attempts` counts claims since the last stored page.
+    every page; `error` says why a failed or cancelled job ended; `attempts` counts the processes that began to decode
+    since the last stored page (not in Redis, where units are counted).
     """
 
     id: str
@@ -132,6 +135,30 @@ def result_of(job: Job, pages: tuple[PageResult, ...]) -> OcrResult:
     return OcrResult(model=job.request.model, pages=ordered, seconds=max(0.0, seconds))
 
 
+def outcome(job: Job, pages: tuple[PageResult, ...]) -> tuple[JobState, PageError | None]:
+    """What a job has come to once every page has a result."""
+    error = failure(result_of(job, pages))
+    return (JobState.FAILED if error else JobState.COMPLETED), error
+
+
+def too_late(page_seconds: float) -> PageError:
+    """Why a job ends whose pages took longer than so many seconds each."""
+    return PageError(
+        code=TimedOut.code,
+        message=(
+            f"The job took longer than {page_seconds:g} seconds for each of its pages. "
+            "Send fewer pages, take a smaller model, or raise OCR_MLX_JOB_TIMEOUT."
+        ),
+    )
+
+
+def unknown() -> JobNotFound:
+    """In the words that clients know."""
+    return JobNotFound("Job not found")
+
+
 JOB = TypeAdapter(Job)
 PAGE = TypeAdapter(PageResult)
-"""`PAGE.dump_json(page)` and `PAGE.validate_json(text)` are inverse; so are JOB's."""
+ERROR = TypeAdapter(PageError)
+DELIVERY = TypeAdapter(Delivery)
+"""`PAGE.dump_json(page)` and `PAGE.validate_json(text)` are inverse; so are the others'."""

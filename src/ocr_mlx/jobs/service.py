@@ -12,6 +12,7 @@ from ocr_mlx.jobs.base import JobStore, Reader, Work
 from ocr_mlx.jobs.records import Job, JobRequest, JobState, new_job
 from ocr_mlx.jobs.webhook import Webhooks
 from ocr_mlx.pages.media import SUPPORTED, describe, detect
+from ocr_mlx.utils.logs import counted
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class StoredJobs:
             webhook_url=webhook_url,
         )
         self._store.add(job, data)
+        log.info("job %s: accepted, %s", job.id, counted(job.total, "page"))
         self._work.submitted(job)
         return job
 

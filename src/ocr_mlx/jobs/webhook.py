@@ -11,16 +11,17 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from ocr_mlx.errors import JobNotFound
+from ocr_mlx.errors import EngineError, JobNotFound, ShuttingDown
 from ocr_mlx.jobs.base import JobStore
 from ocr_mlx.jobs.records import Delivery, Job
 from ocr_mlx.jobs.wire import webhook_body
 from ocr_mlx.pages import addresses
-from ocr_mlx.utils.logs import where
+from ocr_mlx.utils.logs import counted, where
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,9 @@ TIMESTAMP: Final = "X-OCR-MLX-Timestamp"
 DELIVERY: Final = "X-OCR-MLX-Delivery"
 _AT_ONCE = 4
 _LOOK_SECONDS = 2.0
-_PAUSE_SECONDS = 30.0
-"""After the store failed."""
+_LONGEST_PAUSE = 8.0
+"""While the store fails: the pauses grow so far."""
+_CLOSING_SECONDS = 5.0
 _SPARE_SECONDS = 30.0
 """How much longer than one attempt a job is lent to the one who delivers it."""
 _FIRST_DELAY, _LONGEST_DELAY = 5.0, 3600.0
@@ -39,12 +41,16 @@ _EVENTS = uuid.UUID("6f0d6a0e-5a53-4c5c-8f0e-0f5d3b0f7a11")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WebhookOptions:
-    """`timeout` seconds for one attempt; `retries` after the first; `secret` signs; `private` allows any address."""
+    """`timeout` seconds for one attempt; `retries` after the first; `secret` signs; `private` allows any address.
+
+    `drain` seconds for attempts in flight at the end.
+    """
 
     timeout: float = 30.0
     retries: int = 5
     secret: str = field(default="", repr=False)
     private: bool = False
+    drain: float = 5.0
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -75,6 +81,8 @@ class Webhooks:
         self._news = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._flying: set[Future[None]] = set()
+        self._failing = ""
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ocr-webhook")
 
     def check(self, url: str) -> None:
@@ -94,19 +102,22 @@ class Webhooks:
         self._news.set()
 
     def close(self) -> None:
-        """End; what was not delivered is by the next process."""
+        """End, once attempts in flight are recorded, or their time is over; the rest is the next process's."""
         self._stopping.set()
         self._news.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
         if self._thread is not None:
             self._thread.join(1.0)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        wait_for(self._flying, min(self._options.drain, _CLOSING_SECONDS))
 
     def step(self) -> int:
         """Hand out what is due; how many that was. Attempts run beside this."""
         now = self._clock()
         jobs = self._store.due(now, lease=self._lease)
         for job in jobs:
-            self._pool.submit(self._attempt, job, now + _SPARE_SECONDS)
+            attempt = self._pool.submit(self._attempt, job, now + _SPARE_SECONDS)
+            self._flying.add(attempt)
+            attempt.add_done_callback(self._flying.discard)
         return len(jobs)
 
     def attempt(self, job: Job) -> Delivery:
@@ -128,7 +139,8 @@ class Webhooks:
             )
 
         delivery = self._store.deliver(job.id, change).delivery
-        log.info("webhook of job %s: %s after %d attempts (%s)", job.id, delivery.state, delivery.attempts, message)
+        attempts = counted(delivery.attempts, "attempt")
+        log.info("webhook of job %s: %s after %s (%s)", job.id, delivery.state, attempts, message)
         return delivery
 
     def _attempt(self, job: Job, until: float) -> None:
@@ -137,20 +149,39 @@ class Webhooks:
             return
         try:
             self.attempt(job)
-        except JobNotFound:
+        except (JobNotFound, ShuttingDown):
             return
+        except EngineError as problem:
+            log.warning(
+                "webhook of job %s: it is sent again, as what came of it is not kept (%s)", job.id, problem.code
+            )
         except Exception as problem:
             log.error("webhook of job %s: %s", job.id, where(problem))
 
     def _deliver_on(self) -> None:
+        pause = _LOOK_SECONDS
         while not self._stopping.is_set():
             self._news.clear()
-            try:
-                self.step()
-            except Exception as problem:
-                log.error("webhooks wait: %s", where(problem))
-                self._stopping.wait(_PAUSE_SECONDS)
-            self._news.wait(_LOOK_SECONDS)
+            pause = _LOOK_SECONDS if self._look() else min(pause * 1.5, _LONGEST_PAUSE)
+            self._news.wait(pause)
+
+    def _look(self) -> bool:
+        """One step; whether the store let it. Each reason why not is told once."""
+        try:
+            self.step()
+        except Exception as problem:
+            if self._stopping.is_set():
+                return False
+            plain = isinstance(problem, EngineError)
+            reason = str(problem) if plain else where(problem)
+            if reason != self._failing:
+                self._failing = reason
+                log.log(logging.WARNING if plain else logging.ERROR, "webhooks wait: %s", reason)
+            return False
+        if self._failing:
+            self._failing = ""
+            log.info("webhooks go on")
+        return True
 
     def _delay(self, attempts: int) -> float:
         """Seconds until the next attempt: four times as long each time, and not the same for all."""

@@ -60,3 +60,8 @@ def where(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     calls = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
     return f"{type(error).__name__} at {calls or 'unknown'}"
+
+
+def counted(number: float, noun: str) -> str:
+    """`1 page`, `2 pages`, `0.5 seconds`."""
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"

@@ -365,15 +365,46 @@ def test_close_cancels_what_does_not_finish_in_time(bench: Bench) -> None:
 def test_a_document_that_kills_the_server_is_given_up(bench: Bench) -> None:
     job = bench.add()
     with bench.store._changing() as files:
-        files.db.execute("UPDATE jobs SET attempts = 4")
-    claimed = bench.store.claim(())
-    assert claimed is not None and claimed.attempts == 5
-    with bench.store._changing() as files:
-        files.db.execute("UPDATE jobs SET owner = NULL")
+        files.db.execute("UPDATE jobs SET attempts = 5")
     bench.runner.step()
     ended = bench.store.get(job.id)
     assert ended.state is JobState.FAILED and bench.reader.asked == []
     assert ended.error is not None and "5 times" in ended.error.message
+
+
+def test_a_death_counts_from_the_first_page_on(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    job = bench.add(pages=3)
+    with bench.store._changing() as files:
+        files.db.execute("UPDATE jobs SET attempts = 4, state = 'processing'")
+    bench.store.put_page(job.id, a_page(0))
+    with bench.store._changing() as files:
+        files.db.execute("UPDATE jobs SET attempts = 4")
+        files.db.execute("UPDATE pages SET owner = 'one that died'")
+    found: list[int] = []
+    usual = bench.reader.run
+
+    def loads_first(*args: Any) -> OcrResult:
+        found.append(bench.store.get(job.id).attempts)
+        return usual(*args)
+
+    bench.reader.run = loads_first  # type: ignore[method-assign]
+    bench.reader.before = lambda _index, _cancel: found.append(bench.store.get(job.id).attempts)
+    with caplog.at_level("INFO", "ocr_mlx.jobs"):
+        bench.runner.step()
+    assert found == [4, 5, 0], "loading, the first page, the second after one was stored"
+    assert bench.state(job) == (JobState.COMPLETED, 3)
+    assert f"job {job.id}: goes on at page 2 of 3" in caplog.text
+
+
+def test_a_job_that_is_new_or_gave_way_goes_on_without_a_word(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reading, "PAGES_AT_A_TIME", 1)
+    bench.add(pages=2), bench.add(pages=1)
+    with caplog.at_level("INFO", "ocr_mlx.jobs"):
+        while bench.runner.step():
+            pass
+    assert caplog.text.count("completed") == 2 and "goes on" not in caplog.text
 
 
 def test_a_store_that_fails_takes_no_job_with_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,10 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from ocr_mlx.domain import PageError
-from ocr_mlx.errors import EngineError, JobNotFound, QueueFull, ShuttingDown
+from ocr_mlx.errors import JobNotFound, JobsUnavailable, QueueFull, ShuttingDown
 from ocr_mlx.jobs.local.database import DAMAGED, NAME, VERSION
 from ocr_mlx.jobs.local.store import SqliteStore
 from ocr_mlx.jobs.records import Delivery, JobState
@@ -160,6 +162,33 @@ def test_deleted_is_forgotten(store: SqliteStore, folder: Path) -> None:
     assert b"page 0" not in (folder / NAME).read_bytes()
 
 
+def test_what_was_deleted_or_secret_leaves_the_log_of_the_database_too(store: SqliteStore, folder: Path) -> None:
+    store.add(gone := a_job(), b"x")
+    store.put_page(gone.id, a_page(0, "the letter of Mr Smith"))
+    assert "Mr Smith" in on_disk(folder)
+    store.delete(gone.id)
+    assert "Mr Smith" not in on_disk(folder)
+    store.add(ended := a_job(), b"x")
+    assert "hunter2" in on_disk(folder)
+    store.finish(ended.id, JobState.COMPLETED)
+    assert "hunter2" not in on_disk(folder)
+
+
+def test_a_log_that_another_process_reads_is_emptied_later(store: SqliteStore, folder: Path) -> None:
+    store.add(gone := a_job(), b"x")
+    with closing(sqlite3.connect(folder / NAME)) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT * FROM jobs").fetchall()
+        began = time.monotonic()
+        store.delete(gone.id)
+        assert time.monotonic() - began < 2.0
+    assert store.listed(limit=9) == ()
+
+
+def on_disk(folder: Path) -> str:
+    return "".join(path.read_bytes().decode("latin-1") for path in folder.glob(f"{NAME}*"))
+
+
 def test_the_list_has_the_newest_first(store: SqliteStore) -> None:
     jobs = [replace(a_job(), created=float(n)) for n in range(4)]
     for job in jobs:
@@ -253,11 +282,12 @@ def test_what_a_dead_process_held_is_free_and_what_a_living_one_holds_is_not(
     store.add(job := a_job(), b"x")
     dead, living = another(), another()
     assert dead.claim(()) is not None
+    dead.decoding(job.id)
     assert living.reclaim() == 0 and not living.is_waiting()
     dies(dead)
     assert living.reclaim() == 1
     again = living.claim(())
-    assert again is not None and again.id == job.id and again.attempts == 2
+    assert again is not None and again.id == job.id and again.attempts == 1
     assert store.reclaim() == 0
     assert len(list(folder.glob("*.lock"))) == 2
 
@@ -265,19 +295,34 @@ def test_what_a_dead_process_held_is_free_and_what_a_living_one_holds_is_not(
 def test_a_claim_that_was_dropped_is_taken_up_again(store: SqliteStore) -> None:
     store.add(job := a_job(), b"x")
     assert store.claim(()) is not None and store.claim([job.id]) is None
-    assert store.claim(()).id == job.id  # type: ignore[union-attr]
+    store.decoding(job.id)
+    again = store.claim(())
+    assert again is not None and again.id == job.id and again.attempts == 0, "nobody died"
 
 
 def test_attempts_count_deaths_since_the_last_page(store: SqliteStore, another: Open) -> None:
     store.add(job := a_job(), b"x")
-    for number in range(1, 4):
+    for number in range(3):
         dead = another()
         assert dead.claim(()).attempts == number  # type: ignore[union-attr]
+        dead.decoding(job.id)
         dies(dead)
         store.reclaim()
     last = another()
     last.claim(())
+    last.decoding(job.id)
     last.put_page(job.id, a_page())
+    assert store.get(job.id).attempts == 0
+
+
+def test_a_death_before_the_first_page_is_no_attempt(store: SqliteStore, another: Open) -> None:
+    """A model that takes its process down while it loads, or a restart loop, says nothing of the job."""
+    store.add(job := a_job(), b"x")
+    for _ in range(6):
+        dead = another()
+        assert dead.claim(()).attempts == 0  # type: ignore[union-attr]
+        dies(dead)
+        store.reclaim()
     assert store.get(job.id).attempts == 0
 
 
@@ -285,7 +330,9 @@ def test_an_end_that_was_asked_for_is_no_attempt(store: SqliteStore, another: Op
     store.add(job := a_job(), b"x")
     for _ in range(3):
         ended = another()
-        assert ended.claim(()).attempts == 1  # type: ignore[union-attr]
+        assert ended.claim(()).attempts == 0  # type: ignore[union-attr]
+        ended.decoding(job.id)
+        assert store.get(job.id).attempts == 1
         ended.excuse()
         ended.excuse()
         ended.close()
@@ -297,6 +344,7 @@ def test_a_suspect_is_read_alone(store: SqliteStore, another: Open) -> None:
     for _ in range(2):
         dead = another()
         dead.claim(())
+        dead.decoding(suspect.id)
         dies(dead)
         store.reclaim()
     store.add(other := a_job(), b"x")
@@ -304,6 +352,8 @@ def test_a_suspect_is_read_alone(store: SqliteStore, another: Open) -> None:
     assert store.claim(["somebody"]) is None, "it waits for the others"
     assert store.claim(()).id == suspect.id  # type: ignore[union-attr]
     assert store.claim([suspect.id]) is None, "the others wait for it"
+    store.decoding(suspect.id)
+    assert store.claim([suspect.id]) is None, "and once it is being decoded"
     store.put_page(suspect.id, a_page())
     assert store.claim([suspect.id]).id == other.id  # type: ignore[union-attr]
     assert store.finals([suspect.id, third.id, "gone"]) == {"gone"}
@@ -335,7 +385,7 @@ def test_a_disk_that_refuses_leaves_no_job(store: SqliteStore, folder: Path, mon
         raise OSError(28, "No space left on device", "/secret/place")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(JobsUnavailable) as caught:
         store.add(a_job(), b"y")
     assert "secret" not in str(caught.value) and "OCR_MLX_JOBS_DIR" in str(caught.value)
     assert documents(folder) == [job.id] and len(store.listed(limit=9)) == 1
@@ -344,7 +394,7 @@ def test_a_disk_that_refuses_leaves_no_job(store: SqliteStore, folder: Path, mon
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = SqliteStore(tmp_path / "file" / "jobs")
-    with pytest.raises(EngineError, match="cannot be kept"):
+    with pytest.raises(JobsUnavailable, match="cannot be kept"):
         store.add(a_job(), b"x")
     assert not store.ping()
     store.close()
@@ -357,7 +407,7 @@ def test_a_later_version_is_left_alone(store: SqliteStore, another: Open, folder
         db.execute(f"PRAGMA user_version={VERSION + 1}")
     db.close()
     late = another()
-    with pytest.raises(EngineError, match="later version"):
+    with pytest.raises(JobsUnavailable, match="later version"):
         late.listed(limit=1)
     assert not late.ping() and not (folder / DAMAGED).exists()
 

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from ocr_mlx.domain import PageError
-from ocr_mlx.errors import SourceForbidden
+from ocr_mlx.errors import JobsUnavailable, SourceForbidden
 from ocr_mlx.jobs.local.store import SqliteStore
 from ocr_mlx.jobs.records import Delivery, Job, JobState
 from ocr_mlx.jobs.webhook import DELIVERY, SIGNATURE, TIMESTAMP, WebhookOptions, Webhooks, signature
@@ -75,7 +76,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 @contextmanager
 def delivering(store: SqliteStore, **more: Any) -> Iterator[Webhooks]:
-    names = ("timeout", "retries", "secret", "private")
+    names = ("timeout", "retries", "secret", "private", "drain")
     options = {"private": True, "secret": SECRET} | {name: more.pop(name) for name in names if name in more}
     webhooks = Webhooks(store, WebhookOptions(**options), **more)
     yield webhooks
@@ -177,6 +178,33 @@ def test_a_receiver_that_takes_too_long(store: SqliteStore, receiver: Receiver) 
     assert (delivery.state, delivery.status, delivery.message) == ("waiting", None, "no answer within 0.1 seconds")
 
 
+def test_a_receiver_that_takes_a_large_body_in_sips(store: SqliteStore) -> None:
+    """The time is for everything: no receiver holds a delivery's thread by being just fast enough for each write."""
+    job = a_job(pages=1, webhook_url="http://receiver.example/")
+    store.add(job, b"x")
+    store.put_page(job.id, a_page(0, "x" * 20_000_000))
+    store.finish(job.id, JobState.COMPLETED)
+    ended = threading.Event()
+
+    def sip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while not ended.wait(0.05) and connection.recv(200_000):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=sip, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        began = time.monotonic()
+        with delivering(store, timeout=0.5) as webhooks:
+            delivery = webhooks.attempt(replace(store.get(job.id), webhook_url=url))
+        took = time.monotonic() - began
+        ended.set()
+        thread.join()
+    assert delivery.message == "no answer within 0.5 seconds" and took < 2.0
+
+
 def test_a_receiver_that_is_not_there(store: SqliteStore, receiver: Receiver) -> None:
     url = "http://127.0.0.1:9/hook"
     with delivering(store) as webhooks:
@@ -198,6 +226,7 @@ def test_a_receiver_that_is_not_there(store: SqliteStore, receiver: Receiver) ->
         "file:///etc/passwd",
         "not an address",
         "http://",
+        "http://xn--/",
         "https://example.com/" + "x" * 3000,
     ],
 )
@@ -239,6 +268,62 @@ def test_the_threads_deliver_what_is_due(store: SqliteStore, receiver: Receiver)
             time.sleep(0.01)
         assert store.get(job.id).delivery.state == "delivered"
         assert webhooks.step() == 0 and len(receiver.got) == 1
+
+
+def test_an_outage_is_told_once_and_delivery_goes_on_when_woken(
+    store: SqliteStore, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished(store, receiver.url)
+    tries: list[None] = []
+    usual = SqliteStore.due
+
+    def out(*_args: Any, **_more: Any) -> tuple[Job, ...]:
+        tries.append(None)
+        raise JobsUnavailable("The job queue (Redis) cannot be reached.")
+
+    monkeypatch.setattr(SqliteStore, "due", out)
+    with caplog.at_level("INFO", "ocr_mlx.jobs"), delivering(store) as webhooks:
+        webhooks.start()
+        for number in range(1, 4):
+            end = time.monotonic() + WAIT
+            while len(tries) < number and time.monotonic() < end:
+                webhooks.wake()
+                time.sleep(0.01)
+        monkeypatch.setattr(SqliteStore, "due", usual)
+        began = time.monotonic()
+        webhooks.wake()
+        assert receiver.arrived.wait(WAIT) and time.monotonic() - began < 1.5
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert told[:2] == [
+        ("WARNING", "webhooks wait: The job queue (Redis) cannot be reached."),
+        ("INFO", "webhooks go on"),
+    ]
+
+
+def test_closing_waits_for_what_is_being_sent(store: SqliteStore, receiver: Receiver) -> None:
+    receiver.slow = 0.4
+    job = finished(store, receiver.url)
+    with delivering(store) as webhooks:
+        assert webhooks.step() == 1
+        while not receiver.got:
+            time.sleep(0.01)
+    assert store.get(job.id).delivery.state == "delivered"
+
+
+def test_what_is_sent_for_longer_than_the_drain_is_left_without_an_error(
+    store: SqliteStore, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.slow = 0.5
+    finished(store, receiver.url)
+    began = time.monotonic()
+    with delivering(store, drain=0.1) as webhooks:
+        webhooks.step()
+        while not receiver.got:
+            time.sleep(0.01)
+    store.close()
+    assert time.monotonic() - began < 0.45
+    webhooks._pool.shutdown(wait=True)
+    assert caplog.text == ""
 
 
 def test_what_a_dead_process_was_delivering_is_delivered_again(store: SqliteStore, receiver: Receiver) -> None:

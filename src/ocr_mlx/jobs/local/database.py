@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ocr_mlx.errors import EngineError
+from ocr_mlx.errors import JobsUnavailable
 from ocr_mlx.jobs.local.owners import alone, bury_all
 from ocr_mlx.utils.logs import where
 
@@ -55,7 +55,7 @@ CREATE TABLE choices (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 def open_database(folder: Path) -> sqlite3.Connection:
     """The connection, in a folder that exists. A damaged file is moved aside and a new one begun.
 
-    Raises EngineError for a file of a later version, OSError and sqlite3.Error when it cannot be used.
+    Raises JobsUnavailable for a file of a later version, OSError and sqlite3.Error when it cannot be used.
     """
     path = folder / NAME
     with alone(folder / "opening"):
@@ -90,12 +90,22 @@ def _prepare(db: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError("malformed")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
-        raise EngineError(
+        raise JobsUnavailable(
             "The jobs were kept by a later version of ocr_mlx.",
             hint="Update ocr_mlx, or give it another folder with OCR_MLX_JOBS_DIR.",
         )
     if version == 0:
         db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version={VERSION}; COMMIT;")
+
+
+def empty_log(db: sqlite3.Connection) -> None:
+    """What was forgotten is gone from SQLite's log too; where another process uses it now, the next time."""
+    db.execute("PRAGMA busy_timeout=0")
+    try:
+        with contextlib.suppress(sqlite3.OperationalError):
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        db.execute(f"PRAGMA busy_timeout={int(_BUSY_SECONDS * 1000)}")
 
 
 def _is_damage(problem: sqlite3.DatabaseError) -> bool:
@@ -122,7 +132,7 @@ def told() -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as problem:
         log.error("jobs cannot be kept: %s", where(problem))
-        raise EngineError(
+        raise JobsUnavailable(
             "Jobs cannot be kept here now.",
             hint="The folder of the jobs (OCR_MLX_JOBS_DIR) must be writable and have room.",
         ) from problem

@@ -13,7 +13,7 @@ class Files:
     """What is open while there are jobs: the database, this process's lock, the documents."""
 
     def __init__(self, folder: Path) -> None:
-        """Makes the folder where there is none. Raises OSError, and EngineError for a database of a later version."""
+        """Makes the folder where there is none. Raises OSError, and JobsUnavailable for a database of a later version."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.db = open_database(folder)
         try:

@@ -17,13 +17,11 @@ from ocr_mlx.errors import (
     QueueFull,
     ShuttingDown,
     SourceNotFound,
-    TimedOut,
 )
 from ocr_mlx.inference.failure import as_error
 from ocr_mlx.jobs.base import Reader
 from ocr_mlx.jobs.local.store import SqliteStore
-from ocr_mlx.jobs.records import Job, JobState, result_of
-from ocr_mlx.outputs.outcome import failure
+from ocr_mlx.jobs.records import Job, JobState, outcome, too_late
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +57,7 @@ class Reading:
         """Of the store."""
         self._refusal: ShuttingDown | None = None
         self._stored = 0
+        self._is_counted = False
 
     def end(self, why: Why) -> None:
         """Cut it short; the first reason counts."""
@@ -95,9 +94,10 @@ class Reading:
         Raises what the store raises, except for a job that was deleted, and ShuttingDown when the engine takes no more.
         """
         try:
-            if self.job.attempts > MOST_ATTEMPTS:
+            if self.job.attempts >= MOST_ATTEMPTS:
                 return self._finish(JobState.FAILED, _given_up())
             self._store.begin(self.job.id)
+            self._tell_of_restart()
             while (pages := self._store.missing(self.job.id)) and self._ended is None:
                 problem = self._read_some(reader, pages[:PAGES_AT_A_TIME])
                 if problem is not None:
@@ -107,6 +107,12 @@ class Reading:
             return self._leave()
         except JobNotFound:
             return False
+
+    def _tell_of_restart(self) -> None:
+        job = self.job
+        if job.state is JobState.PROCESSING and not self._store.has_read(job.id):
+            if missing := self._store.missing(job.id):
+                log.info("job %s: goes on at page %d of %d", job.id, job.pages.index(missing[0]) + 1, job.total)
 
     def _read_some(self, reader: Reader, pages: tuple[int, ...]) -> OcrMlxError | None:
         """Why the document cannot be read, None otherwise."""
@@ -146,10 +152,22 @@ class Reading:
             case DocumentStarted():
                 self._deadline = self._clock() + pages * self._page_seconds
             case PageStarted():
-                with self._lock:
-                    self._decoding.add(event.page)
+                self._begin(event.page)
             case PageDone():
                 self._keep(event)
+
+    def _begin(self, page: int) -> None:
+        """From the first page on, a death of this process may be the document's doing."""
+        with self._lock:
+            self._decoding.add(page)
+        if self._is_counted:
+            return
+        self._is_counted = True
+        try:
+            self._store.decoding(self.job.id)
+        except OcrMlxError as problem:
+            self._problem = problem
+            self._cancel.set()
 
     def _keep(self, event: PageDone) -> None:
         """Store a result; a cancelled page has none, and is read another time."""
@@ -177,7 +195,7 @@ class Reading:
         if not self._store.missing(self.job.id):
             return self._conclude()
         if self._ended == "late":
-            return self._finish(JobState.FAILED, _too_late(self._page_seconds))
+            return self._finish(JobState.FAILED, too_late(self._page_seconds))
         self._store.release(self.job.id, to_the_back=self._ended != "stopped")
         if self._refusal is not None:  # so that nobody takes it up again at once
             raise self._refusal
@@ -185,9 +203,7 @@ class Reading:
 
     def _conclude(self) -> bool:
         """Every page has a result: say what the whole came to."""
-        result = result_of(self._store.get(self.job.id), self._store.pages(self.job.id))
-        reason = failure(result)
-        return self._finish(JobState.FAILED if reason else JobState.COMPLETED, reason)
+        return self._finish(*outcome(self._store.get(self.job.id), self._store.pages(self.job.id)))
 
     def _finish(self, state: JobState, error: PageError | None = None) -> bool:
         log.info("job %s: %s%s", self.job.id, state, f" ({error.code})" if error else "")
@@ -214,15 +230,5 @@ def _given_up() -> PageError:
         message=(
             f"The server ended {MOST_ATTEMPTS} times while it read this document, and no page of it was done in between. "
             "It was given up so that other jobs can go on. Try another model, fewer pages or a smaller resolution."
-        ),
-    )
-
-
-def _too_late(page_seconds: float) -> PageError:
-    return PageError(
-        code=TimedOut.code,
-        message=(
-            f"The job took longer than {page_seconds:g} seconds for each of its pages. "
-            "Send fewer pages, take a smaller model, or raise OCR_MLX_JOB_TIMEOUT."
         ),
     )

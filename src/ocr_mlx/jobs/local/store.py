@@ -17,24 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from ocr_mlx.domain import PageError, PageResult
-from ocr_mlx.errors import EngineError, QueueFull, ShuttingDown, SourceNotFound
-from ocr_mlx.jobs.local.database import DAMAGED, NAME, told
+from ocr_mlx.errors import EngineError, ShuttingDown, SourceNotFound
+from ocr_mlx.jobs.local.database import DAMAGED, NAME, empty_log, told
 from ocr_mlx.jobs.local.files import Files
 from ocr_mlx.jobs.local.owners import bury, bury_all
-from ocr_mlx.jobs.local.tables import (
-    COLUMNS,
-    DELIVERY,
-    ERROR,
-    NEXT_TURN,
-    OPEN,
-    find,
-    from_row,
-    insert,
-    json,
-    one,
-    unknown,
-)
-from ocr_mlx.jobs.records import PAGE, Delivery, Job, JobState
+from ocr_mlx.jobs.local.tables import COLUMNS, NEXT_TURN, OPEN, check_room, find, from_row, insert, json, one
+from ocr_mlx.jobs.records import DELIVERY, ERROR, PAGE, Delivery, Job, JobState, unknown
 
 SUSPECT: Final = 2
 """A job that was being read when so many processes died, with no page stored, is read with nothing beside it."""
@@ -46,7 +34,7 @@ _CURRENT_MODEL = "current_model"
 class SqliteStore:
     """A JobStore, and the claims that processes on this machine have on its jobs.
 
-    Nothing is made before there is something to keep. Raises EngineError where the folder cannot be used.
+    Nothing is made before there is something to keep. Raises JobsUnavailable where the folder cannot be used.
     """
 
     def __init__(
@@ -66,18 +54,20 @@ class SqliteStore:
         self._files: Files | None = None
         self._closed = False
         self._excused = False
+        self._begun: set[str] = set()
+        """Claimed jobs whose decoding `decoding` has counted."""
 
     # --- what every store does
 
     def add(self, job: Job, data: bytes) -> None:
         """See JobStore."""
         with self._using(create=True) as files:
-            self._check_room(files.db)
+            check_room(files.db, self._most_waiting)
         try:
             with told():
                 files.documents.put(job.id, data)
             with self._changing() as files:
-                self._check_room(files.db)
+                check_room(files.db, self._most_waiting)
                 files.documents.keep(job.id)
                 insert(files.db, job)
         except BaseException:
@@ -170,7 +160,7 @@ class SqliteStore:
                     job_id,
                 ),
             )
-        self._drop_document(job_id)
+        self._clear(job_id)
         return True
 
     def delete(self, job_id: str) -> None:
@@ -178,7 +168,7 @@ class SqliteStore:
         with self._changing() as files:
             find(files.db, job_id)
             files.db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
-        self._drop_document(job_id)
+        self._clear(job_id)
 
     def deliver(self, job_id: str, change: Callable[[Delivery], Delivery]) -> Job:
         """See JobStore."""
@@ -215,7 +205,7 @@ class SqliteStore:
             if damaged.exists() and damaged.stat().st_mtime < now - _DAMAGED_KEPT:
                 damaged.unlink()
         with self._using() as files:
-            files.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what was forgotten is also gone from the log
+            empty_log(files.db)
 
     def current_model(self) -> str | None:
         """See Jobs."""
@@ -274,15 +264,31 @@ class SqliteStore:
         with self._changing() as files:
             db, names = files.db, tuple(busy)
             marks = ", ".join("?" * len(names))
-            worst = one(db, f"SELECT max(attempts) FROM jobs WHERE id IN ({marks})", *names)  # noqa: S608
-            if worst is not None and worst > SUSPECT:
+            beside = db.execute(f"SELECT id, attempts FROM jobs WHERE id IN ({marks})", names)  # noqa: S608
+            if any(attempts - (job_id in self._begun) >= SUSPECT for job_id, attempts in beside):
                 return None
             query = f"SELECT id, attempts {_free(names)} ORDER BY turn LIMIT 1"
             row = db.execute(query, (*names, files.owner, files.owner)).fetchone()
             if row is None or (row[1] >= SUSPECT and names):
                 return None
-            db.execute("UPDATE jobs SET owner = ?, attempts = attempts + 1 WHERE id = ?", (files.owner, row[0]))
+            alive = int(row[0] in self._begun)  # its last claim was dropped, which is no death
+            query = "UPDATE jobs SET owner = ?, attempts = max(attempts - ?, 0) WHERE id = ?"
+            db.execute(query, (files.owner, alive, row[0]))
+            self._begun.discard(row[0])
             return find(db, row[0])
+
+    def decoding(self, job_id: str) -> None:
+        """A page of a claimed job begins to be decoded: should this process die from now on, that counts as an attempt."""
+        with self._changing() as files:
+            query = "UPDATE jobs SET attempts = attempts + 1 WHERE id = ? AND owner = ?"
+            if not self._excused and files.db.execute(query, (job_id, files.owner)).rowcount:
+                self._begun.add(job_id)
+
+    def has_read(self, job_id: str) -> bool:
+        """Whether this process has stored a page of the job."""
+        with self._using() as files:
+            query = "SELECT 1 FROM pages WHERE job_id = ? AND owner = ?"
+            return one(files.db, query, job_id, files.owner) is not None
 
     def missing(self, job_id: str) -> tuple[int, ...]:
         """The pages that have no result yet, in the order asked for."""
@@ -293,22 +299,24 @@ class SqliteStore:
         return tuple(index for index in job.pages if index not in stored)
 
     def release(self, job_id: str, *, to_the_back: bool) -> None:
-        """Give a claimed job back, in its old place or behind the others. The claim does not count as an attempt."""
+        """Give a claimed job back, in its old place or behind the others. That is no attempt."""
         turn = NEXT_TURN if to_the_back else "turn"
         with self._changing() as files:
             files.db.execute(
                 f"UPDATE jobs SET owner = NULL, attempts = max(attempts - ?, 0), turn = {turn} "  # noqa: S608
                 "WHERE id = ? AND owner = ?",
-                (0 if self._excused else 1, job_id, files.owner),
+                (int(job_id in self._begun), job_id, files.owner),
             )
+            self._begun.discard(job_id)
 
     def excuse(self) -> None:
         """The claims of this process do not count as attempts: it ends because it was told to."""
         if self._files is None or self._excused:
             return
         with self._changing() as files:
-            query = "UPDATE jobs SET attempts = max(attempts - 1, 0) WHERE owner = ?"
-            files.db.execute(query, (files.owner,))
+            query = "UPDATE jobs SET attempts = max(attempts - 1, 0) WHERE id = ? AND owner = ?"
+            files.db.executemany(query, [(job_id, files.owner) for job_id in self._begun])
+            self._begun.clear()
             self._excused = True
 
     def reclaim(self) -> int:
@@ -333,15 +341,13 @@ class SqliteStore:
 
     # --- access
 
-    def _check_room(self, db: sqlite3.Connection) -> None:
-        waiting = one(db, "SELECT count(*) FROM jobs WHERE state = ?", str(JobState.PENDING))
-        if waiting >= self._most_waiting:
-            raise QueueFull(f"{waiting} jobs are waiting already.", hint="Try again later.")
-
-    def _drop_document(self, job_id: str) -> None:
-        """One that cannot be removed now is swept later."""
-        with self._using() as files, contextlib.suppress(OSError):
-            files.documents.drop(job_id)
+    def _clear(self, job_id: str) -> None:
+        """What is forgotten leaves the disk now; what cannot be removed now is swept later."""
+        with self._using() as files:
+            self._begun.discard(job_id)
+            with contextlib.suppress(OSError):
+                files.documents.drop(job_id)
+            empty_log(files.db)
 
     def _is_there(self) -> bool:
         return self._files is not None or (self._folder / NAME).exists()

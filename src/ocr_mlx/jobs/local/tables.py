@@ -6,18 +6,13 @@ import sqlite3
 from dataclasses import replace
 from typing import Any, Final
 
-from pydantic import TypeAdapter
-
-from ocr_mlx.domain import PageError
-from ocr_mlx.errors import JobNotFound
-from ocr_mlx.jobs.records import JOB, Delivery, Job, JobState
+from ocr_mlx.errors import QueueFull
+from ocr_mlx.jobs.records import DELIVERY, ERROR, JOB, Job, JobState, unknown
 
 OPEN: Final = f"state IN ('{JobState.PENDING}', '{JobState.PROCESSING}')"
 NEXT_TURN: Final = "(SELECT coalesce(max(turn), 0) + 1 FROM jobs)"
 COLUMNS: Final = "record, state, attempts, done, updated, started, finished, error, delivery"
 """What `from_row` takes. `record` holds the job as it was added; the columns beside it are what changes."""
-ERROR: Final = TypeAdapter(PageError)
-DELIVERY: Final = TypeAdapter(Delivery)
 
 
 def from_row(row: tuple[Any, ...]) -> Job:
@@ -64,6 +59,8 @@ def one(db: sqlite3.Connection, query: str, *values: object) -> Any:
     return None if row is None else row[0]
 
 
-def unknown() -> JobNotFound:
-    """In the words that clients know."""
-    return JobNotFound("Job not found")
+def check_room(db: sqlite3.Connection, most: int) -> None:
+    """Raise QueueFull when so many jobs are pending."""
+    waiting = one(db, "SELECT count(*) FROM jobs WHERE state = ?", str(JobState.PENDING))
+    if waiting >= most:
+        raise QueueFull(f"{waiting} jobs are waiting already.", hint="Try again later.")

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from ocr_mlx.engine.remote import is_reference
-from ocr_mlx.errors import EngineError, JobNotFound
+from ocr_mlx.errors import EngineError, JobNotFound, JobsUnavailable
 from ocr_mlx.jobs.base import Jobs, Reader
 from ocr_mlx.jobs.options import JobOptions
 from ocr_mlx.jobs.records import Job
 from ocr_mlx.model.registry import family_of
+from ocr_mlx.utils.logs import counted
 
 if TYPE_CHECKING:
     from ocr_mlx.jobs.redis.sweep import Sweeper
-    from ocr_mlx.jobs.redis.units import Unit, Units
+    from ocr_mlx.jobs.redis.units import Units
 
 log = logging.getLogger(__name__)
 
@@ -142,14 +143,18 @@ class JobWorker:
         self._ending = threading.Event()
         self._store = RedisStore(options.redis_url, ttl=options.ttl, together=pages_together)
         units = Units(self._store, queue=KEY)
-        self._reader = UnitReader(self._store, units, self._send, engine)
+        self._reader = UnitReader(self._store, units, lambda unit: self._sweeper.send(unit), engine)
         self._queue = Queue(options.redis_url, self._reader.read)
         self._sweeper = Sweeper(self._store, units, self._queue.send, page_seconds=options.page_seconds)
-        self._beat = Beat(self._reader, lambda: units.present(self.name))
+        self._beat = Beat(self._reader, lambda: units.present(self.name), address=self._store.address)
 
     def run(self, on_ready: Callable[[], None]) -> None:
-        """Work until `end`; `on_ready` is called once Redis answers."""
-        self._wait_for_redis()
+        """Work until `end`; `on_ready` is called once Redis answers. Raises RedisRefuses at once when it does so then."""
+        try:
+            self._wait_for_redis()
+        except JobsUnavailable:
+            self._let_go()
+            raise
         if not self._ending.is_set():
             self._beat.start()
             self._sweeper.start()
@@ -158,27 +163,29 @@ class JobWorker:
             while not self._ending.wait(_LOOK_SECONDS):
                 pass  # a signal that reached another thread is only handled when this one runs
             self._drain()
-        self._queue.close()
-        self._store.close()
+        self._let_go()
 
     def end(self) -> None:
         """Begin to end. From any thread, and from a signal's handler."""
         self._ending.set()
 
-    def _send(self, unit: Unit) -> None:
-        self._sweeper.send(unit)
+    def _let_go(self) -> None:
+        self._queue.close()
+        self._store.close()
 
     def _wait_for_redis(self) -> None:
+        """Raises RedisRefuses: that does not pass by itself."""
         wait = 1.0
-        while not self._store.ping():
-            log.warning("the job queue (Redis) cannot be reached; trying again in %g seconds", wait)
+        while not self._store.answers():
+            again, where = counted(wait, "second"), self._store.address
+            log.warning("the job queue (Redis) at %s cannot be reached; trying again in %s", where, again)
             if self._ending.wait(wait):
                 return
             wait = min(wait * 2, _LONGEST_WAIT)
 
     def _drain(self) -> None:
         """Finish what can be finished in time, and give back the rest."""
-        log.info("ending: %d units in work", self._reader.busy)
+        log.info("ending: %s in work", counted(self._reader.busy, "unit"))
         self._queue.pause()
         self._sweeper.stop()
         late = threading.Timer(self._options.drain, self._reader.give_up)

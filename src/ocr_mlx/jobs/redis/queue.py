@@ -49,7 +49,7 @@ class Queue:
         self._worker: Any = None
 
     def send(self, unit: Unit) -> str:
-        """Put a unit into the queue; the message's id there. Raises QueueUnreachable."""
+        """Put a unit into the queue; the message's id there. Raises JobsUnavailable."""
         with reached():
             message = self._actor.send(unit.job_id, unit.number)
         return str(message.options["redis_message_id"])
@@ -73,7 +73,7 @@ class Queue:
     def stop(self, seconds: float) -> None:
         """Wait for what is being read, for `seconds` at most, and give back what nobody began.
 
-        Raises QueueUnreachable when that cannot be told to Redis, which then gives it back when it misses the heartbeats.
+        Raises JobsUnavailable when that cannot be told to Redis, which then gives it back when it misses the heartbeats.
         """
         if self._worker is not None:
             with reached():

@@ -7,6 +7,7 @@ indices that have a result, alone or with another page), `:units` (see redis_uni
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,20 +15,23 @@ from dataclasses import replace
 from typing import Any, Final
 
 import redis
-from pydantic import TypeAdapter
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from ocr_mlx.domain import PageError, PageResult
-from ocr_mlx.errors import JobNotFound, QueueFull, QueueUnreachable, SourceTooLarge
-from ocr_mlx.jobs.records import JOB, PAGE, Delivery, Job, JobState
+from ocr_mlx.errors import JobsUnavailable, QueueFull, SourceTooLarge
+from ocr_mlx.jobs.records import DELIVERY, ERROR, JOB, PAGE, Delivery, Job, JobState, unknown
 from ocr_mlx.jobs.redis.scripts import SCRIPTS
 
 PREFIX: Final = "ocr_mlx:"
 CONNECT_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 5.0
 _PING_SECONDS = 0.9
+_SILENT_SECONDS = 1.5
+"""A failure that took so long was no answer."""
+_REST_SECONDS = 2.0
+"""After no answer, how long nobody asks: callers would hold all threads of a server."""
 _LARGEST = 512 * 1024 * 1024
 """Redis' own limit for one value, in bytes."""
 _FULL = 0.9
@@ -36,8 +40,6 @@ _SPARE_SECONDS = 86400.0
 """How much longer than its time a record stays where nobody runs that would remove it."""
 _PARTS = ("", ":pages", ":read", ":units", ":document")
 _INDEXES = ("jobs", "open", "final", "webhooks")
-_ERROR: TypeAdapter[PageError] = TypeAdapter(PageError)
-_DELIVERY: TypeAdapter[Delivery] = TypeAdapter(Delivery)
 
 
 class _Client(redis.Redis):
@@ -52,52 +54,54 @@ class _Client(redis.Redis):
 
 
 def connect(url: str, *, answer: float = ANSWER_SECONDS, retries: int = 1) -> Any:
-    """A client that gives up soon; connects when first used. `answer` in seconds.
+    """A client that gives up soon; connects when first used. `answer` in seconds, `retries` of a lost connection.
 
-    Raises QueueUnreachable for an address that is none.
+    Raises JobsUnavailable for an address that is none.
     """
     try:
         return _Client.from_url(
             url,
             socket_connect_timeout=min(CONNECT_SECONDS, answer),
             socket_timeout=answer,
-            retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), retries),
+            retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), retries, supported_errors=(redis.ConnectionError,)),
         )
     except ValueError:
-        raise QueueUnreachable("OCR_MLX_REDIS_URL is no address of a Redis.", hint=_HINT) from None
+        raise JobsUnavailable("OCR_MLX_REDIS_URL is no address of a Redis.", hint=_HINT) from None
 
 
 _HINT = "Check that Redis runs, and OCR_MLX_REDIS_URL."
 
 
+class RedisRefuses(JobsUnavailable):
+    """The user, the password, or what that user may do is not enough; that does not pass by itself."""
+
+
 @contextmanager
 def reached() -> Iterator[None]:
-    """Errors of Redis become QueueUnreachable, which quotes neither address nor password."""
+    """Errors of Redis become JobsUnavailable, which quotes neither address nor password."""
     try:
         yield
     except (redis.AuthenticationError, NoPermissionError):
-        raise QueueUnreachable(
-            "The job queue (Redis) refused the user or the password.", hint="Check OCR_MLX_REDIS_URL."
-        ) from None
-    except redis.ConnectionError:
-        raise QueueUnreachable("The job queue (Redis) cannot be reached.", hint=_HINT) from None
+        raise RedisRefuses("Redis refuses the user or password in OCR_MLX_REDIS_URL.") from None
+    except (redis.ConnectionError, redis.TimeoutError):
+        raise unreachable() from None
     except redis.RedisError as error:
         if "maxmemory" in str(error):
-            raise QueueUnreachable(
+            raise JobsUnavailable(
                 "The job queue (Redis) is full.", hint="Try again later, or raise its maxmemory."
             ) from None
-        raise QueueUnreachable(
+        raise JobsUnavailable(
             f"The job queue (Redis) refused a command ({type(error).__name__}).", hint="Its own log says why."
         ) from None
 
 
-def unknown() -> JobNotFound:
-    """The error for a job that is not there."""
-    return JobNotFound("Job not found.", hint="It has never been, was deleted, or has expired.")
+def unreachable() -> JobsUnavailable:
+    """Without the address: callers of the API read it too."""
+    return JobsUnavailable("The job queue (Redis) cannot be reached.", hint=_HINT)
 
 
 class RedisStore:
-    """A JobStore. Every method may also raise QueueUnreachable."""
+    """A JobStore. Every method may also raise JobsUnavailable."""
 
     def __init__(
         self,
@@ -118,6 +122,8 @@ class RedisStore:
         self._most_waiting = most_waiting
         self._together = together
         self._clock = clock
+        self._silence = threading.Lock()
+        self._silent_until = 0.0
         self._scripts = {name: self.client.register_script(text) for name, text in SCRIPTS.items()}
 
     # --- JobStore
@@ -132,10 +138,10 @@ class RedisStore:
             "state": str(job.state),
             "done": 0,
             "updated": job.updated,
-            "delivery": _DELIVERY.dump_json(job.delivery),
+            "delivery": DELIVERY.dump_json(job.delivery),
             "together": together,
         }
-        with reached():
+        with self.reached():
             self._check_room(len(data))
             with self.client.pipeline(transaction=True) as pipe:
                 pipe.set(record[4], data)
@@ -149,7 +155,7 @@ class RedisStore:
 
     def details(self, job_id: str) -> tuple[Job, int]:
         """The job, and how many of its pages make a unit."""
-        with reached():
+        with self.reached():
             fields = self.client.hgetall(keys(job_id)[0])
         if b"record" not in fields:
             raise unknown()
@@ -159,7 +165,7 @@ class RedisStore:
         found: list[Job] = []
         start, step = 0, max(limit, 100)
         while len(found) < limit:
-            with reached():
+            with self.reached():
                 ids = self.client.zrevrange(index("jobs"), start, start + step - 1)
             if not ids:
                 break
@@ -168,7 +174,7 @@ class RedisStore:
         return tuple(found[:limit])
 
     def document(self, job_id: str) -> bytes:
-        with reached():
+        with self.reached():
             data: bytes | None = self.client.get(keys(job_id)[4])
         if data is None:
             raise unknown()
@@ -176,7 +182,7 @@ class RedisStore:
 
     def pages(self, job_id: str) -> tuple[PageResult, ...]:
         record = keys(job_id)
-        with reached(), self.client.pipeline(transaction=True) as pipe:
+        with self.reached(), self.client.pipeline(transaction=True) as pipe:
             pipe.hget(record[0], "record")
             pipe.hvals(record[1])
             job, stored = pipe.execute()
@@ -204,7 +210,7 @@ class RedisStore:
                 job_id,
                 self._clock(),
                 str(state),
-                b"" if error is None else _ERROR.dump_json(error),
+                b"" if error is None else ERROR.dump_json(error),
                 JOB.dump_json(kept),
                 int(job.delivery.state == "waiting"),
                 int((self._ttl + _SPARE_SECONDS) * 1000),
@@ -217,40 +223,49 @@ class RedisStore:
 
     def deliver(self, job_id: str, change: Callable[[Delivery], Delivery]) -> Job:
         while True:
-            with reached():
+            with self.reached():
                 before = self.client.hget(keys(job_id)[0], "delivery")
             if before is None:
                 raise unknown()
-            after = change(_DELIVERY.validate_json(before))
+            after = change(DELIVERY.validate_json(before))
             due = (after.next_at or self._clock()) if after.state == "waiting" else ""
             record = (keys(job_id)[0], index("webhooks"))
-            if self.run("deliver", record, job_id, before, _DELIVERY.dump_json(after), due):
+            if self.run("deliver", record, job_id, before, DELIVERY.dump_json(after), due):
                 return self.get(job_id)
 
     def due(self, now: float, *, lease: float) -> tuple[Job, ...]:
         return self._jobs(self.run("due", (index("webhooks"),), now, now + lease))
 
     def expire(self, now: float) -> None:
-        with reached():
+        with self.reached():
             old = self.client.zrangebyscore(index("final"), "-inf", now - self._ttl, start=0, num=1000)
             waiting = self.client.zmscore(index("webhooks"), old) if old else []
         for job_id in (one for one, due in zip(old, waiting, strict=True) if due is None):
             self.run("delete", (*keys(job_id.decode()), *map(index, _INDEXES)), job_id)
 
     def current_model(self) -> str | None:
-        with reached():
+        with self.reached():
             name = self.client.get(index("current_model"))
         return None if name is None else name.decode()
 
     def set_current_model(self, name: str) -> None:
-        with reached():
+        with self.reached():
             self.client.set(index("current_model"), name)
 
     def ping(self) -> bool:
         try:
+            return self.answers()
+        except JobsUnavailable:
+            return False
+
+    def answers(self) -> bool:
+        """Like `ping`, but raises RedisRefuses."""
+        try:
             with reached():
                 return bool(self._pinger.ping())
-        except QueueUnreachable:
+        except RedisRefuses:
+            raise
+        except JobsUnavailable:
             return False
 
     def close(self) -> None:
@@ -259,9 +274,40 @@ class RedisStore:
 
     # --- for what stands beside it
 
+    @property
+    def address(self) -> str:
+        """Where Redis is, for the log: host and port, or the socket."""
+        options = self.client.get_connection_kwargs()
+        return str(options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}")
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Like the function; fails at once while Redis was silent lately, so that callers do not pile up."""
+        self._check_silence()
+        began = time.monotonic()
+        try:
+            with reached():
+                yield
+        except JobsUnavailable:
+            if time.monotonic() - began >= _SILENT_SECONDS:
+                self._silent_until = time.monotonic() + _REST_SECONDS
+            raise
+
+    def _check_silence(self) -> None:
+        """One caller at a time asks, and soon gives up, whether Redis is back."""
+        with self._silence:
+            if not self._silent_until:
+                return
+            is_early = time.monotonic() < self._silent_until
+            if not is_early:
+                self._silent_until = time.monotonic() + _REST_SECONDS
+        if is_early or not self.answers():
+            raise unreachable()
+        self._silent_until = 0.0
+
     def run(self, name: str, record: tuple[str, ...], *arguments: Any) -> Any:
         """One of the scripts. Raises JobNotFound where it says that there is no such job."""
-        with reached():
+        with self.reached():
             answer = self._scripts[name](keys=record, args=arguments)
         if answer is None:
             raise unknown()
@@ -280,7 +326,7 @@ class RedisStore:
             raise QueueFull("The job queue (Redis) is nearly full.", hint="Try again when some jobs have ended.")
 
     def _jobs(self, ids: list[bytes]) -> tuple[Job, ...]:
-        with reached(), self.client.pipeline(transaction=False) as pipe:
+        with self.reached(), self.client.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(keys(job_id.decode())[0])
             return tuple(_job(fields) for fields in pipe.execute() if b"record" in fields)
@@ -305,8 +351,8 @@ def _job(fields: dict[bytes, bytes]) -> Job:
         updated=float(fields[b"updated"]),
         started=_time(fields.get(b"started")),
         finished=_time(fields.get(b"finished")),
-        error=_ERROR.validate_json(error) if error else None,
-        delivery=_DELIVERY.validate_json(fields[b"delivery"]),
+        error=ERROR.validate_json(error) if error else None,
+        delivery=DELIVERY.validate_json(fields[b"delivery"]),
     )
 
 

@@ -12,12 +12,11 @@ import uuid
 from collections.abc import Callable
 from typing import Final
 
-from ocr_mlx.domain import PageError
-from ocr_mlx.errors import JobNotFound, QueueUnreachable, TimedOut
-from ocr_mlx.jobs.records import JobState, result_of
+from ocr_mlx.errors import JobNotFound, JobsUnavailable
+from ocr_mlx.jobs.records import JobState, outcome, too_late
 from ocr_mlx.jobs.redis.store import RedisStore
 from ocr_mlx.jobs.redis.units import Unit, Units
-from ocr_mlx.outputs.outcome import failure
+from ocr_mlx.utils.logs import counted
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +32,11 @@ _LONELY_AGAIN = 300.0
 
 
 def settle(store: RedisStore, job_id: str) -> bool:
-    """End a job whose pages are all in; whether this call did. Raises JobNotFound and QueueUnreachable."""
+    """End a job whose pages are all in; whether this call did. Raises JobNotFound and JobsUnavailable."""
     job = store.get(job_id)
     if job.state.final or job.done < job.total:
         return False
-    error = failure(result_of(job, store.pages(job_id)))
-    return store.finish(job_id, JobState.FAILED if error else JobState.COMPLETED, error)
+    return store.finish(job_id, *outcome(job, store.pages(job_id)))
 
 
 class Sweeper:
@@ -89,7 +87,7 @@ class Sweeper:
             self._thread.join()
 
     def sweep(self) -> None:
-        """Once over the open jobs, unless another does that. Raises QueueUnreachable."""
+        """Once over the open jobs, unless another does that. Raises JobsUnavailable."""
         if not self._units.lead(self._name, _LEAD_SECONDS):
             self._surveyed.clear()
             return
@@ -105,7 +103,7 @@ class Sweeper:
         self._count_workers(bool(found))
 
     def send(self, unit: Unit) -> None:
-        """Put a unit into the queue and remember it. Raises JobNotFound and QueueUnreachable."""
+        """Put a unit into the queue and remember it. Raises JobNotFound and JobsUnavailable."""
         self._units.sent(unit, self._send(unit))
 
     def _look_at(self, job_id: str) -> None:
@@ -116,7 +114,7 @@ class Sweeper:
         if job.done >= job.total:
             self._final(job_id, settle(self._store, job_id))
         elif survey.worked > self._page_seconds * job.total:
-            self._final(job_id, self._store.finish(job_id, JobState.FAILED, self._late()))
+            self._final(job_id, self._store.finish(job_id, JobState.FAILED, too_late(self._page_seconds)))
         else:
             for unit in survey.lost:
                 self.send(unit)
@@ -126,13 +124,6 @@ class Sweeper:
         before = self._surveyed.get(job_id, now)
         self._surveyed[job_id] = now
         return min(now - before, _LONGEST_GAP)
-
-    def _late(self) -> PageError:
-        late = TimedOut(
-            f"The job took longer than {self._page_seconds:g} seconds for each of its pages.",
-            hint="Send fewer pages, take a smaller model, or raise OCR_MLX_JOB_TIMEOUT.",
-        )
-        return PageError(code=late.code, message=str(late))
 
     def _final(self, job_id: str, ended: bool) -> None:
         self._surveyed.pop(job_id, None)
@@ -160,8 +151,9 @@ class Sweeper:
             try:
                 self.sweep()
                 wait = PERIOD
-            except QueueUnreachable as error:
+            except JobsUnavailable as error:
                 wait = min(wait * 2, _LONGEST_WAIT)
-                log.warning("%s Trying again in %g seconds.", error.message, wait)
+                again = counted(wait, "second")
+                log.warning("%s It is at %s; trying again in %s.", error.message, self._store.address, again)
             self._wake.wait(wait)
             self._wake.clear()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ocr_mlx.jobs.records import Job
-from ocr_mlx.jobs.redis.store import RedisStore, index, keys, reached
+from ocr_mlx.jobs.redis.store import RedisStore, index, keys
 
 CLAIM_SECONDS: Final = 10.0
 """How long a claim holds; renewed several times within that."""
@@ -65,7 +65,7 @@ def units_of(job: Job, together: int) -> tuple[Unit, ...]:
 
 
 class Units:
-    """Claims on units. Thread-safe; every method may raise QueueUnreachable."""
+    """Claims on units. Thread-safe; every method may raise JobsUnavailable."""
 
     def __init__(self, store: RedisStore, *, queue: str, claim_seconds: float = CLAIM_SECONDS) -> None:
         """`queue` is the key of the list of messages."""
@@ -116,7 +116,7 @@ class Units:
 
     def open_jobs(self, most: int) -> tuple[str, ...]:
         """The ids of jobs that are not final, those first that were surveyed longest ago."""
-        with reached():
+        with self._store.reached():
             ids = self._store.client.zrange(index("open"), 0, most - 1)
             if ids:
                 self._store.client.zadd(index("open"), dict.fromkeys(ids, time.time()), xx=True)
@@ -126,7 +126,7 @@ class Units:
         """Where the job stands; while it is decoded, `elapsed` seconds are added to its time. Raises JobNotFound."""
         job, together = self._store.details(job_id)
         record = keys(job_id)
-        with reached(), self._store.client.pipeline(transaction=True) as pipe:
+        with self._store.reached(), self._store.client.pipeline(transaction=True) as pipe:
             pipe.smembers(record[2])
             pipe.hgetall(record[3])
             pipe.llen(self._queue)
@@ -147,19 +147,19 @@ class Units:
 
     def workers(self) -> int:
         """How many workers told of themselves lately."""
-        with reached():
+        with self._store.reached():
             return int(self._store.client.zcount(index("workers"), time.time() - _WORKER_SECONDS, "+inf"))
 
     def present(self, worker: str) -> None:
         """Tell of a worker."""
-        with reached(), self._store.client.pipeline(transaction=False) as pipe:
+        with self._store.reached(), self._store.client.pipeline(transaction=False) as pipe:
             pipe.zadd(index("workers"), {worker: time.time()})
             pipe.zremrangebyscore(index("workers"), "-inf", time.time() - 4 * _WORKER_SECONDS)
             pipe.execute()
 
     def lead(self, who: str, seconds: float) -> bool:
         """Whether this one looks after the jobs now: one at a time, for so many seconds after each time it asked."""
-        with reached():
+        with self._store.reached():
             key, client = index("sweeper"), self._store.client
             if client.set(key, who, nx=True, px=int(seconds * 1000)):
                 return True
@@ -170,7 +170,7 @@ class Units:
         messages = [notes.message(unit.number) for unit in units]
         if not units:
             return ()
-        with reached():
+        with self._store.reached():
             known = self._store.client.hmget(self._queue + ".msgs", [message or b"-" for message in messages])
         found = []
         for unit, content in zip(units, known, strict=True):

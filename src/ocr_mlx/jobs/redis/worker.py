@@ -20,12 +20,12 @@ from ocr_mlx.errors import (
     DecodeError,
     InvalidOption,
     JobNotFound,
+    JobsUnavailable,
     ModelError,
     OcrMlxError,
     OutOfMemory,
     PromptTooLong,
     QueueFull,
-    QueueUnreachable,
     RemoteFailed,
     ShuttingDown,
     SourceError,
@@ -40,6 +40,7 @@ from ocr_mlx.jobs.records import Job, JobState
 from ocr_mlx.jobs.redis.store import RedisStore
 from ocr_mlx.jobs.redis.sweep import settle
 from ocr_mlx.jobs.redis.units import Claim, Unit, Units
+from ocr_mlx.utils.logs import counted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -61,7 +62,7 @@ _PERHAPS_OF_THIS_MACHINE = frozenset((BadPdf.code, DecodeError.code))
 """A page that was not rendered in time, because the machine slept or had too much to do, looks like a bad one: one more try."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class _Held:
     """A unit in work. `left` are its pages without a stored result; `over` when there is nothing to go on with."""
 
@@ -96,7 +97,7 @@ class UnitReader:
         self._engine = engine
         self._longest_rest = longest_rest
         self._documents = _Documents(store)
-        self._held: set[_Token] = set()
+        self._held: set[_Held] = set()
         self._lock = threading.Lock()
         self._alone = threading.Lock()
         self._leaving = threading.Event()
@@ -113,7 +114,7 @@ class UnitReader:
                 return
             rest = self._read(job, claim) if claim.tries <= SUSPECT_TRIES else self._read_alone(job, claim)
             self._leaving.wait(rest)  # this machine may be the reason, and others have more luck meanwhile
-        except (JobNotFound, QueueUnreachable):
+        except (JobNotFound, JobsUnavailable):
             return
         except Exception as problem:
             as_error(problem, "taking pages of a job")
@@ -121,28 +122,28 @@ class UnitReader:
     def give_up(self) -> None:
         """Cancel what is being read; its pages go back to the queue."""
         self._leaving.set()
-        for token in self._tokens():
-            token.held.cancel.set()
+        for held in self._in_work():
+            held.cancel.set()
 
     def beat(self) -> int:
-        """Keep the claims, and cancel what nobody wants any more; how many units are in work. Raises QueueUnreachable."""
-        tokens = self._tokens()
-        for token in tokens:
+        """Keep the claims, and cancel what nobody wants any more; how many units are in work. Raises JobsUnavailable."""
+        in_work = self._in_work()
+        for held in in_work:
             try:
-                wanted = self._units.renew(token.held.claim, decoding=token.held.decoding)
+                wanted = self._units.renew(held.claim, decoding=held.decoding)
             except JobNotFound:
                 wanted = False
             if not wanted:
-                token.held.over = True
-                token.held.cancel.set()
-        return len(tokens)
+                held.over = True
+                held.cancel.set()
+        return len(in_work)
 
     @property
     def busy(self) -> int:
         """How many units are in work."""
-        return len(self._tokens())
+        return len(self._in_work())
 
-    def _tokens(self) -> tuple[_Token, ...]:
+    def _in_work(self) -> tuple[_Held, ...]:
         with self._lock:
             return tuple(self._held)
 
@@ -161,9 +162,8 @@ class UnitReader:
     def _read(self, job: Job, claim: Claim) -> float:
         """How many seconds to pause after it."""
         held = _Held(job=job, claim=claim, left=set(claim.missing))
-        token = _Token(held)
         with self._lock:
-            self._held.add(token)
+            self._held.add(held)
         try:
             if claim.tries > MOST_TRIES:
                 self._fail(held, _hopeless(claim))
@@ -172,7 +172,7 @@ class UnitReader:
             return self._conclude(held)
         finally:
             with self._lock:
-                self._held.discard(token)
+                self._held.discard(held)
 
     def _run(self, held: _Held) -> None:
         """Read the unit; what cannot be read and cannot be tried again becomes failed pages."""
@@ -180,7 +180,7 @@ class UnitReader:
             data = self._insist(lambda: self._documents.get(held.job.id))
             request = held.job.request.asking(data, held.job.filename, held.claim.missing)
             self._engine.run(request, lambda event: self._note(held, event), held.cancel)
-        except (JobNotFound, QueueUnreachable):
+        except (JobNotFound, JobsUnavailable):
             raise
         except (Cancelled, ShuttingDown, QueueFull) as error:
             held.trouble, held.tried = error.code, False
@@ -254,28 +254,22 @@ class UnitReader:
         self._insist(lambda: self._units.release(held.claim, rest=rest, tried=held.tried))
         reason = held.trouble or "no result"
         log.warning(
-            "job %s: %d pages are to be tried again in %g seconds (%s, try %d of %d)",
-            *(held.job.id, len(held.left), rest, reason, held.claim.tries, MOST_TRIES),
+            "job %s: %s left, to be tried again in %s (%s, try %d of %d)",
+            *(held.job.id, counted(len(held.left), "page"), counted(rest, "second")),
+            *(reason, held.claim.tries, MOST_TRIES),
         )
         return rest
 
     def _insist(self, call: Callable[[], T]) -> T:
-        """Call until Redis answers. Raises QueueUnreachable only when this worker is to end."""
+        """Call until Redis answers. Raises JobsUnavailable only when this worker is to end."""
         delay = 0.2
         while True:
             try:
                 return call()
-            except QueueUnreachable:
+            except JobsUnavailable:
                 if self._leaving.wait(delay):
                     raise
                 delay = min(delay * 2, _LONGEST_INSISTING)
-
-
-class _Token:
-    """A unit in work, by identity."""
-
-    def __init__(self, held: _Held) -> None:
-        self.held = held
 
 
 class _Documents:
@@ -288,7 +282,7 @@ class _Documents:
         self._lock = threading.Lock()
 
     def get(self, job_id: str) -> bytes:
-        """Raises JobNotFound and QueueUnreachable."""
+        """Raises JobNotFound and JobsUnavailable."""
         with self._lock:
             data = self._kept.pop(job_id, None)
             if data is None:
@@ -302,9 +296,10 @@ class _Documents:
 class Beat:
     """A thread that keeps the claims of a reader, and says in the log when Redis is gone and when it is back."""
 
-    def __init__(self, reader: UnitReader, present: Callable[[], None]) -> None:
-        """`present` tells Redis of this worker."""
+    def __init__(self, reader: UnitReader, present: Callable[[], None], *, address: str) -> None:
+        """`present` tells Redis, which is at `address`, of this worker."""
         self._reader = reader
+        self._address = address
         self._present = present
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._live, name="ocr-beat", daemon=True)
@@ -324,11 +319,12 @@ class Beat:
             try:
                 self._reader.beat()
                 self._present()
-            except QueueUnreachable as error:
+            except JobsUnavailable as error:
                 if wait < _LONGEST_BEAT:
                     wait = min(wait * 2, _LONGEST_BEAT)
+                    units, again = counted(self._reader.busy, "unit"), counted(wait, "second")
                     log.warning(
-                        "%s %d units wait for it; trying again in %g seconds", error.message, self._reader.busy, wait
+                        "%s It is at %s; %s in work, trying again in %s", error.message, self._address, units, again
                     )
                 continue
             if wait > _BEAT_SECONDS:

@@ -6,6 +6,7 @@ Every method may block (the disk, Redis), so they are called off the event loop.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,14 +26,14 @@ _SERVICE: Final = "jobs"
 
 
 class Catalog:
-    """The models of one server."""
+    """The models of one server, for one request."""
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
 
     def listed(self) -> JobModels:
         """The known models, and those that somebody chose."""
-        current, default = self._context.jobs.current_model(), self._context.models.default(_SERVICE)
+        current, default = self._current, self._context.models.default(_SERVICE)
         names = dict.fromkeys((*NAMES, *(self.shown(name) for name in (default, current) if name)))
         return JobModels(
             models=[self.entry(name) for name in names],
@@ -42,7 +43,7 @@ class Catalog:
 
     def current(self) -> CurrentModel:
         """What was switched to, and whether anything is being read."""
-        jobs, chosen = self._context.jobs, self._context.jobs.current_model()
+        jobs, chosen = self._context.jobs, self._current
         leased = any(model.leases for model in self._loaded())
         return CurrentModel(
             model=self.shown(chosen) if chosen else None,
@@ -54,7 +55,7 @@ class Catalog:
         chosen = self.find(name)
         if chosen is None:
             raise UnknownModel(f"Unknown model: {name}. Use GET /models to list available models.")
-        previous = self._context.jobs.current_model()
+        previous = self._current
         self._context.jobs.set_current_model(chosen)
         return ModelSwitched(
             previous_model=self.shown(previous) if previous else None,
@@ -68,7 +69,7 @@ class Catalog:
         Raises UnknownModel.
         """
         if not engine:
-            engine = self._context.jobs.current_model() or self._context.models.default(_SERVICE)
+            engine = self._current or self._context.models.default(_SERVICE)
             return self._context.models.pick(engine, _SERVICE), self.shown(engine)
         found = engine if engine.startswith(_REMOTE) else self.find(engine)
         if found is None:
@@ -148,11 +149,15 @@ class Catalog:
             return False
         return True
 
+    @cached_property
+    def _current(self) -> str | None:
+        """What was switched to; the store may answer late, and is asked once."""
+        return self._context.jobs.current_model()
+
     def _configured(self) -> Iterator[str]:
         yield self._context.models.default(_SERVICE)
-        current = self._context.jobs.current_model()
-        if current:
-            yield current
+        if self._current:
+            yield self._current
 
     def _loaded(self) -> Iterator[CachedModel]:
         service = self._context.engine.peek()
