@@ -351,7 +351,10 @@ def models_command(
             console.say("\n".join(details(found) if one else table(found)))
 
 
-@app.command("worker", epilog="Exit status: 0 ended as told to, 2 no Redis configured, its password refused, or its packages missing.")
+@app.command(
+    "worker",
+    epilog="Exit status: 0 ended as told to, 2 no Redis configured, its password refused, or its packages missing.",
+)
 def worker_command(
     context: typer.Context,
     rows: Annotated[
