@@ -87,6 +87,7 @@ def test_chat_and_streams(url: str) -> None:
         assert (caught.value.status, caught.value.code) == (400, "invalid_option")
 
 
+@pytest.mark.slow
 def test_closing_a_stream_cancels_the_reading(url: str) -> None:
     with Client(url) as client:
         with client.stream(pdf(*["page"] * 12)) as stream:
@@ -138,6 +139,7 @@ def test_models(url: str) -> None:
         assert client.health()["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_asyncio(url: str) -> None:
     async def run() -> None:
         async with AsyncClient(url, model="builtin") as client:
@@ -189,6 +191,7 @@ def test_a_token(start: Start) -> None:
         DeepSeekOCRClient(url, "wrong", model="builtin").extract_text(PAGE)
 
 
+@pytest.mark.slow
 def test_waiting_and_listening_survive_a_killed_server(start: Start) -> None:
     first = start("--port", "0", OCR_MLX_MODEL="builtin")
     record = first.ready()

@@ -66,6 +66,7 @@ def curl(url: str, body: dict[str, Any], folder: Path) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.slow
 def test_the_requests_of_the_readme_for_every_family(start: Start, tmp_path: Path) -> None:
     hub = hub_with(tmp_path / "hub", DEEPSEEK, *OTHERS)
     port = own_port(PORT)

@@ -71,6 +71,7 @@ def test_a_webhook_tells_what_the_job_tells(server: Server, hook: tuple[str, Got
     assert len(got) == 1
 
 
+@pytest.mark.slow
 def test_a_webhook_is_delivered_after_a_kill(server: Server, hook: tuple[str, Got]) -> None:
     address, got = hook
     server.more |= {"OCR_MLX_WEBHOOK_PRIVATE": "1"}

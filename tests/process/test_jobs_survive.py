@@ -124,6 +124,7 @@ def check_nothing_twice(server: Server) -> None:
 
 
 def test_a_job_goes_on_after_kills(server: Server) -> None:
+    server.more = {"OCR_MLX_MAX_ROWS": "4"}  # so that pages are done one after the other
     url = server.up()
     job_id = submit(url, small_pdf(PAGES))
     counts = []
@@ -176,6 +177,7 @@ def test_twenty_kills_at_random_moments(server: Server) -> None:
     check_nothing_twice(server)
 
 
+@pytest.mark.slow
 def test_an_end_that_is_asked_for_keeps_the_job(server: Server) -> None:
     url = server.up()
     job_id = submit(url, small_pdf(PAGES))
@@ -190,6 +192,7 @@ def test_an_end_that_is_asked_for_keeps_the_job(server: Server) -> None:
     check_nothing_twice(server)
 
 
+@pytest.mark.slow
 def test_two_servers_on_one_folder(server: Server) -> None:
     """Both read; each job is read by one of them at a time, and the one that lives goes on with the other's."""
     server.more = {"OCR_MLX_JOBS_AT_ONCE": "1"}

@@ -116,6 +116,7 @@ def test_two_workers_read_one_document_and_one_may_leave(fleet: Fleet) -> None:
     fleet.leaves_nothing(5)
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_stops_and_its_pages_are_left(fleet: Fleet) -> None:
     worker = fleet.work()
     fleet.submit(60, lines=10)
@@ -131,6 +132,7 @@ def test_a_cancelled_job_stops_and_its_pages_are_left(fleet: Fleet) -> None:
     assert "Traceback" not in worker.rest()[1]
 
 
+@pytest.mark.slow
 def test_a_server_tells_of_a_job_that_workers_ended_while_it_was_dead(fleet: Fleet) -> None:
     told: list[dict[str, Any]] = []
 
@@ -156,6 +158,7 @@ def test_a_server_tells_of_a_job_that_workers_ended_while_it_was_dead(fleet: Fle
     fleet.completes(2, 5)
 
 
+@pytest.mark.slow
 def test_a_worker_waits_for_redis_and_outlives_it(fleet: Fleet, proxy: Proxy) -> None:
     proxy.cut()
     worker = fleet.work(proxy.url, ready=False, OCR_MLX_DRAIN="0")

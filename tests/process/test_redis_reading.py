@@ -233,6 +233,7 @@ def test_what_no_machine_can_do_ends_the_job_at_once(bench: Bench) -> None:
     assert ended.state is JobState.FAILED and ended.error is not None and ended.error.code == "invalid_option"
 
 
+@pytest.mark.slow
 def test_a_page_that_ends_its_workers_is_given_up(bench: Bench) -> None:
     job = bench.job(2)
     for attempt in range(MOST_TRIES):
@@ -288,6 +289,7 @@ def test_a_result_waits_for_a_redis_that_comes_back(bench: Bench, redis_server: 
     assert bench.store.get(job.id).state is JobState.COMPLETED
 
 
+@pytest.mark.slow
 def test_lost_units_are_sent_again_ever_more_seldom(bench: Bench) -> None:
     job = bench.job(2)
     bench.sweeper.sweep()
@@ -307,6 +309,7 @@ def lost(bench: Bench, job: Job) -> list[int]:
     return [unit.number for unit in bench.units.survey(job.id, elapsed=0.0).lost]
 
 
+@pytest.mark.slow
 def test_a_unit_in_a_queue_that_moves_is_not_sent_again(bench: Bench) -> None:
     job = bench.job(1)
     unit = bench.units.cut(job.id)[0]

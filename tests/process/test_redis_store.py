@@ -298,6 +298,7 @@ def test_no_answer_in_time_is_told_as_one_that_cannot_be_reached() -> None:
         raise redis.TimeoutError
 
 
+@pytest.mark.slow
 def test_a_silent_redis_does_not_hold_those_who_ask_again(redis_server: RedisServer) -> None:  # noqa: F811
     """One call waits for an answer; after it callers fail at once, so that they do not take all threads of a server."""
     store = RedisStore(redis_server.url)

@@ -76,6 +76,7 @@ def test_llm_ocr_keeps_the_callers_key_to_itself(start: Start, fake: FakeEngine)
     assert KEY not in said and "chat/completions" not in said
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_ends_the_work_elsewhere(start: Start, fake: FakeEngine) -> None:
     def waits(handler: Handler, _body: Mapping[str, Any]) -> None:
         handler.begin()

@@ -300,13 +300,14 @@ def test_an_engine_that_knows_less_is_asked_for_less_and_remembered() -> None:
     with engine() as fake, reader() as one:
         fake.otherwise = picky
         assert one.read(fake)[0].text == "plain"
-        assert [("stream" in r[2], "stream_options" in r[2]) for r in fake.requests] == [
+        asked = [("stream" in r[2], "stream_options" in r[2]) for r in fake.requests]
+        assert list(dict.fromkeys(asked)) == [
             (True, True),
             (True, False),
             (False, False),
-        ]
+        ]  # a broken connection begins anew
         assert one.read(fake)[0].text == "plain"
-        assert len(fake.requests) == 4
+        assert all("stream" not in body for _, _, body in fake.requests[len(asked) :])
 
 
 def test_an_engine_that_takes_no_extras_is_asked_without_them_and_remembered() -> None:
@@ -317,13 +318,11 @@ def test_an_engine_that_takes_no_extras_is_asked_without_them_and_remembered() -
 
     with engine() as fake, reader() as one:
         fake.otherwise = strict
-        for _ in range(2):
-            assert one.read(fake, model="deepseek")[0].text == "taken"
-    assert [("vllm_xargs" in body, "stream_options" in body) for _, _, body in fake.requests] == [
-        (True, True),
-        (False, True),
-        (False, True),
-    ]
+        assert one.read(fake, model="deepseek")[0].text == "taken"
+        asked = [("vllm_xargs" in body, "stream_options" in body) for _, _, body in fake.requests]
+        assert list(dict.fromkeys(asked)) == [(True, True), (False, True)]
+        assert one.read(fake, model="deepseek")[0].text == "taken"
+        assert all("vllm_xargs" not in body for _, _, body in fake.requests[len(asked) :])
 
 
 def test_a_refusal_for_another_reason_is_told_in_the_engines_words() -> None:
