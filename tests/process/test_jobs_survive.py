@@ -53,7 +53,8 @@ class Server:
     more: dict[str, str] = field(default_factory=dict)
 
     def up(self, port: int = 0) -> str:
-        program = self.start("--port", str(port), OCR_MLX_LOG_LEVEL="debug", OCR_MLX_MAX_ROWS="4", **self.more)
+        environ = {"OCR_MLX_LOG_LEVEL": "debug", "OCR_MLX_MAX_ROWS": "4"} | self.more
+        program = self.start("--port", str(port), **environ)
         self.running.append(program)
         return str(program.ready()["url"])
 
@@ -124,7 +125,7 @@ def check_nothing_twice(server: Server) -> None:
 
 
 def test_a_job_goes_on_after_kills(server: Server) -> None:
-    server.more = {"OCR_MLX_MAX_ROWS": "4"}  # so that pages are done one after the other
+    server.more = {"OCR_MLX_MAX_ROWS": "1"}  # so that there is time to kill it in the middle
     url = server.up()
     job_id = submit(url, small_pdf(PAGES))
     counts = []
