@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -28,6 +29,7 @@ from tests.wire.fakes import FakeService, page, result, serving
 GONE = {"detail": "历史记录不存在。"}
 
 
+@functools.cache  # its bytes hold the time
 def pdf() -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (40, 30), "white").save(out, "PDF")
