@@ -12,7 +12,7 @@ from tests.process.program import Start
 
 OPENAPI = Path(__file__).resolve().parents[2] / "openapi.json"
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-EXAMPLES = 15
+EXAMPLES = 6
 """For each operation, besides those that cover its parameters one by one."""
 
 
