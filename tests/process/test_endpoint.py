@@ -206,3 +206,16 @@ def test_a_wrong_option_is_told_as_an_option(start: Start) -> None:
     program = start("--port", "abc")
     assert program.ends() == 2
     assert "--port is 'abc'" in program.rest()[1]
+
+
+def test_a_parent_that_never_reads_stderr_does_not_stop_the_server(start: Start) -> None:
+    program = start("--port", "0")
+    url = program.ready()["url"]
+    with httpx.Client(timeout=10) as client:
+        for _ in range(900):  # 100 KB of log lines; a pipe takes 64
+            assert client.get(f"{url}/{'x' * 40}").status_code == 404
+        form = {"content-type": "multipart/form-data; boundary=b"}
+        for _ in range(900):  # the parser of forms has a warning for each
+            assert client.post(f"{url}/ocr", content=b"--b--\r\nrest", headers=form).status_code == 422
+    program.process.send_signal(signal.SIGTERM)
+    assert program.process.wait(WAIT) == 0

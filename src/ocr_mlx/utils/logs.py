@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 import traceback
 from collections import deque
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TextIO
@@ -31,6 +33,53 @@ class LogTail(logging.Handler):
         return "".join(f"{line}\n" for line in tuple(self._lines))
 
 
+class Unhurried(logging.Handler):
+    """Writes to a stream from a thread of its own, so that a reader who does not read holds up nobody.
+
+    A pipe takes 64 KiB; a parent that never empties it would otherwise stop the whole server. What does not fit is left
+    out, and said so once there is room again.
+    """
+
+    def __init__(self, stream: TextIO, lines: int = 2000) -> None:
+        super().__init__()
+        self._stream = stream
+        self._most = lines
+        self._lines: deque[str] = deque()
+        self._lost = 0
+        self._changed = threading.Condition()
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one line; never blocks."""
+        line = self.format(record) + "\n"
+        with self._changed:
+            if len(self._lines) >= self._most:
+                self._lost += 1
+                return
+            if self._lost:
+                line = f"({counted(self._lost, 'line')} left out: nobody read them)\n{line}"
+                self._lost = 0
+            self._lines.append(line)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until all is written, for a second at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines, timeout=1.0)
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._lines))
+                line = self._lines[0]
+            with suppress(OSError, ValueError):  # the reader has gone, or the stream is closed: nobody is left to tell
+                self._stream.write(line)
+                self._stream.flush()
+            with self._changed:
+                self._lines.popleft()
+                self._changed.notify_all()
+
+
 class _Formatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)sZ %(levelname)s %(name)s [%(request_id)s] %(message)s", "%Y-%m-%dT%H:%M:%S")
@@ -42,11 +91,15 @@ class _Formatter(logging.Formatter):
 
 
 def configure(level: str = "info", stream: TextIO | None = None) -> LogTail:
-    """Send this program's and the web server's log lines to `stream` (stderr) and to the tail that is returned."""
+    """Send this program's and the web server's log lines to `stream` (stderr) and to the tail that is returned.
+
+    Other libraries stay silent: their messages may quote a document, and Python would write warnings to stderr itself.
+    """
     tail = LogTail()
-    handlers: list[logging.Handler] = [logging.StreamHandler(stream or sys.stderr), tail]
+    handlers: list[logging.Handler] = [Unhurried(stream or sys.stderr), tail]
     for handler in handlers:
         handler.setFormatter(_Formatter())
+    logging.getLogger().handlers[:] = [logging.NullHandler()]
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers[:] = handlers

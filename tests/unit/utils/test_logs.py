@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from ocr_mlx.utils import logs
 @pytest.fixture(autouse=True)
 def _loggers() -> Iterator[None]:
     """`configure` is for a process of its own; put back what it changed."""
-    found = [logging.getLogger(name) for name in logs.LOGGERS]
+    found = [logging.getLogger(name) for name in ("", *logs.LOGGERS)]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in found]
     yield
     for logger, (handlers, level, propagate) in zip(found, before, strict=True):
@@ -28,8 +29,38 @@ def test_lines_go_to_the_stream_and_the_tail_with_the_request_id() -> None:
     logging.getLogger("ocr_mlx.x").info("hello %d", 1)
     logs.REQUEST_ID.reset(token)
     logging.getLogger("ocr_mlx.x").debug("not this")
+    written()
     assert tail.text() == stream.getvalue()
     assert tail.text().endswith("Z INFO ocr_mlx.x [abc] hello 1\n") and tail.text().count("\n") == 1
+
+
+def written() -> None:
+    for handler in logging.getLogger("ocr_mlx").handlers:
+        handler.flush()
+
+
+class Stuck(io.StringIO):
+    """A pipe that nobody reads, until `read` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.read.wait(10)
+        return super().write(text)
+
+
+def test_a_stream_that_nobody_reads_holds_up_nobody_and_the_gap_is_told() -> None:
+    stream = Stuck()
+    handler = logs.Unhurried(stream, lines=3)
+    for number in range(6):
+        handler.handle(logging.LogRecord("n", logging.INFO, "", 0, f"line {number}", None, None))
+    stream.read.set()
+    handler.flush()
+    handler.handle(logging.LogRecord("n", logging.INFO, "", 0, "later", None, None))
+    handler.flush()
+    assert stream.getvalue() == "line 0\nline 1\nline 2\n(3 lines left out: nobody read them)\nlater\n"
 
 
 def test_other_libraries_are_not_logged() -> None:
@@ -43,6 +74,7 @@ def test_configuring_twice_does_not_double_lines() -> None:
     stream = io.StringIO()
     logs.configure("info", stream)
     logging.getLogger("ocr_mlx").info("once")
+    written()
     assert stream.getvalue().count("once") == 1
 
 
