@@ -162,6 +162,8 @@ class OcrRequest:
     `model` is an alias, a hub id or a folder, empty for the configured default; `page_range` is text such as `1-3,7`;
     `padding` adds that many white pixels on every side (negative crops); `dpi` overrides the model's own choice for PDF
     pages; `keep_alive` is how many seconds the model stays after this request (None: the setting, negative: for good);
+    `timeout` is how many seconds reading may take from the moment the model is there (None: the setting); `fresh` reads
+    every page again, whatever the page cache holds;
     `credential` is the caller's key for an engine elsewhere, never stored and never logged.
     """
 
@@ -174,6 +176,8 @@ class OcrRequest:
     dpi: float | None = None
     password: str | None = field(default=None, repr=False)
     keep_alive: float | None = None
+    timeout: float | None = None
+    fresh: bool = False
     credential: str = field(default="", repr=False)
 
 
@@ -228,7 +232,9 @@ class PageResult:
     `following` are the indices of further pages that were read in the same prompt: their text is in this result.
     `text` is cleaned by the family, `raw_text` the model's own words; `confidence` is the mean probability of the
     page's tokens, None when there are none; `effective_size` is the (width, height) in pixels that the model saw;
-    `seconds` counts from the page's start to its end, loading excluded.
+    `seconds` counts from the page's start to its end, loading excluded. `decode_steps` counts the passes through the model
+    that the page's rows took after prefill, `drafted` the tokens that were proposed to them and `accepted` those of them that
+    the model confirmed; `cached` is true where an earlier run of the same page gave the result.
     """
 
     index: int
@@ -244,6 +250,10 @@ class PageResult:
     finish: Finish = Finish.EOS
     effective_size: tuple[int, int] | None = None
     seconds: float = 0.0
+    decode_steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    cached: bool = False
     error: PageError | None = None
 
 
@@ -318,12 +328,20 @@ class PageStarted:
 class TextDelta:
     """More raw text of a page, in reading order; `tokens` counts what was decoded for it.
 
-    Where a loop was cut off, more may have come out than stays: after `loop_stopped` the result's `raw_text` counts.
+    Where a loop is taken back, a TextRewind says how much of it stays.
     """
 
     page: int
     text: str
     tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextRewind:
+    """A loop was taken back: of the raw text that came out for this page, only the first `length` characters stay."""
+
+    page: int
+    length: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -340,7 +358,7 @@ class DocumentDone:
     result: OcrResult
 
 
-Event = ModelProgress | DocumentStarted | PageStarted | TextDelta | PageDone | DocumentDone
+Event = ModelProgress | DocumentStarted | PageStarted | TextDelta | TextRewind | PageDone | DocumentDone
 OnEvent = Callable[[Event], None]
 
 

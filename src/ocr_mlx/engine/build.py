@@ -40,6 +40,14 @@ class EngineOptions:
     max_rows: int | None
     fetch: FetchLimits
     limits: PageLimits
+    deterministic: bool = False
+    drafts: bool = True
+    timeout: float | None = None
+    memory: int | None = None
+    """Bytes that models may fill together; None: a share of what the device works best within."""
+    page_cache_bytes: int = 0
+    page_cache_dir: Path | None = None
+    page_cache_ttl: float = 86_400.0
     trusted: frozenset[str] = frozenset()
     """Model folders that may be read wherever they are, since the operator named them."""
     remote: RemoteOptions = field(default_factory=RemoteOptions)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ocr_mlx.domain import Block, DecodeOverrides, DecodeParams, ModelRef, Page, Prompt
+from ocr_mlx.domain import Block, Box, DecodeOverrides, DecodeParams, ModelRef, Page, Prompt
 from ocr_mlx.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -54,11 +54,13 @@ class ModelInputs:
 class PreparedPage:
     """A page as the graph wants it: usually one row, several where the family cuts a page up, none where it is blank.
 
-    `glue[i]` stands before row i's text when the rows' texts are joined. `context` goes back to `postprocess`.
+    `glue[i]` stands before row i's text when the rows' texts are joined. `boxes[i]` is the part of the page that row i looks
+    at, in pixels of the page's image; empty where every row looks at all of it. `context` goes back to `postprocess`.
     """
 
     rows: tuple[ModelInputs, ...]
     glue: tuple[str, ...] = ("",)
+    boxes: tuple[Box, ...] = ()
     context: Any = None
 
     def join(self, texts: Sequence[str]) -> str:

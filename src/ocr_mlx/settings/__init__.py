@@ -81,6 +81,13 @@ class Settings(ServiceSettings):
             dtype=self.dtype or None,
             queue_limit=self.queue,
             max_rows=self.max_rows,
+            deterministic=self.deterministic,
+            drafts=self.drafts,
+            timeout=self.timeout,
+            memory=self.memory_mb * MEBIBYTE if self.memory_mb is not None else None,
+            page_cache_bytes=self.page_cache_mb * MEBIBYTE,
+            page_cache_dir=self.page_cache_dir,
+            page_cache_ttl=self.page_cache_ttl,
             fetch=FetchLimits(
                 max_bytes=max_bytes,
                 timeout=self.fetch_timeout,

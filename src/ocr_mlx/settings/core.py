@@ -107,6 +107,35 @@ class CoreSettings:
     )
     queue: int = setting("QUEUE", 64, COUNT, "Documents that may be in work or wait; more are refused with 429.")
     max_rows: int | None = setting("MAX_ROWS", None, COUNT, "Most rows that decode together.", shown="the model's own")
+    deterministic: bool = setting(
+        "DETERMINISTIC",
+        False,
+        FLAG,
+        "Decode in batches of one fixed width and without drafts, so that a page's text never depends on its neighbours.",
+    )
+    drafts: bool = setting(
+        "DRAFTS", True, FLAG, "Let a PDF's own words propose tokens, which the model verifies; the text stays the same."
+    )
+    timeout: float | None = setting(
+        "TIMEOUT", None, TIME, "Seconds that one request may take once its model is loaded.", shown="no limit"
+    )
+    memory_mb: int | None = setting(
+        "MEMORY_MB",
+        None,
+        integer(64, 2**30),
+        "Memory in MiB that models may fill together; the least recently used goes first.",
+        shown="three quarters of what the device works best within",
+    )
+    page_cache_mb: int = setting(
+        "PAGE_CACHE_MB", 16, integer(0, 2**20), "Memory in MiB for results of pages that may come again; 0 keeps none."
+    )
+    page_cache_dir: Path | None = setting(  # noqa: RUF009
+        "PAGE_CACHE_DIR", None, FOLDER, "Keep results of pages, which are text, in this folder too.", shown="not on disk"
+    )
+    page_cache_ttl: float = setting(
+        "PAGE_CACHE_TTL", 86_400.0, TIME, "Seconds that a page's result stays in that folder."
+    )
+    log_format: str = setting("LOG_FORMAT", "text", choice("text", "json"), "How log lines are written.")
     file_roots: tuple[Path, ...] = setting(
         "FILE_ROOTS", (), FOLDERS, "Folders that files may be read from.", shown="everywhere"
     )
