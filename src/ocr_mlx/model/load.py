@@ -21,6 +21,8 @@ from ocr_mlx.model import lora, quantized, registry, weights
 from ocr_mlx.model.adapter import ADAPTER_CONFIG, Adapter, check_base, read_adapter
 from ocr_mlx.model.base import Family, Graph, LoadedModel, Processor
 from ocr_mlx.model.folder import CONFIG, member, quantization_of, quantization_record, read_config
+from ocr_mlx.model.layers.few_rows import prefer_few_rows
+from ocr_mlx.model.layers.host import on_cpu
 from ocr_mlx.model.weight_files import is_weight_file
 
 STORED: Final = "stored"
@@ -62,8 +64,10 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, quantize: Quantizatio
         raise ModelError(f"{ref.id} is quantized already.", hint="Take the original checkpoint to quantize it anew.")
     with _described(ref.path, checkpoint.family):
         processor = _processor(checkpoint)
-    expand = dtype is None and _on_cpu()
+    expand = dtype is None and on_cpu()
     _fill(checkpoint, floats, quantize, expand)
+    if on_cpu():
+        prefer_few_rows(checkpoint.module)
     return LoadedModel(
         ref=replace(ref, quantization=quantize or quantization_of(checkpoint.config)),
         family=checkpoint.family,
@@ -76,7 +80,7 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, quantize: Quantizatio
 def expected_bytes(ref: ModelRef, *, dtype: str | None = None) -> int:
     """About what `load_model` will hold, from the tables of the files alone, so that room can be made before."""
     floats = floats_of(dtype)
-    if dtype is not None or not _on_cpu():
+    if dtype is not None or not on_cpu():
         return weights.stored_bytes(ref.path, floats.size if floats is not None else None)
     record = quantization_record(read_config(ref.path)) or {}
 
@@ -240,7 +244,3 @@ def _settle(module: nn.Module) -> int:
             pending = 0
     mx.clear_cache()
     return total
-
-
-def _on_cpu() -> bool:
-    return bool(mx.default_device() == mx.cpu)

@@ -150,7 +150,7 @@ def test_memory_is_what_loading_holds(here: Path, settings: Settings, monkeypatc
     assert found["someone/half"] == load_model(ModelRef(id="x", path=here)).bytes + buffer
     assert (found["someone/tiny"], found["someone/unknown"]) == (4_000_000_000, None)
     assert overview(settings).held == "cpu, float32"
-    monkeypatch.setattr(load, "_on_cpu", lambda: False)
+    monkeypatch.setattr(load, "on_cpu", lambda: False)
     monkeypatch.setattr("ocr_mlx.engine.device.default_device", lambda: Device(name="gpu", detail="", memory=None))
     on_gpu = memory()
     assert on_gpu["someone/half"] == load_model(ModelRef(id="x", path=here)).bytes + buffer

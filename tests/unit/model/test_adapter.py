@@ -66,7 +66,7 @@ def test_half_precision_is_merged_in_float32_and_rounded_once(
     down, up = (pairs[f"base_model.model.head.lora_{side}.weight"] for side in "AB")
     exact = stored + ALPHA / RANK * (up.astype(np.float64) @ down)
     np.testing.assert_allclose(held(ref)["head.weight"], exact, atol=1e-6)
-    monkeypatch.setattr(load, "_on_cpu", lambda: False)
+    monkeypatch.setattr(load, "on_cpu", lambda: False)
     rounded = held(ref)["head.weight"]
     assert rounded.dtype == np.float16
     np.testing.assert_allclose(rounded, exact, rtol=6e-4, atol=1e-6)

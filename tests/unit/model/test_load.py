@@ -13,6 +13,7 @@ from mlx import nn
 from ocr_mlx.domain import ModelRef, Quantization
 from ocr_mlx.errors import CheckpointIncomplete, ModelError, UnsupportedArchitecture, WeightMismatch
 from ocr_mlx.model import load, registry
+from ocr_mlx.model.layers.few_rows import FewRowsLinear
 from ocr_mlx.model.load import expected_bytes, load_model, parameters
 from tests.unit.model.tiny import TINY, checkpoint_tensors, logits, write_folder
 
@@ -22,7 +23,7 @@ FOUR = Quantization(bits=4, group_size=64)
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Load as on a machine with Metal; the arrays stay on the CPU."""
-    monkeypatch.setattr(load, "_on_cpu", lambda: False)
+    monkeypatch.setattr(load, "on_cpu", lambda: False)
 
 
 def test_tensors_arrive_in_the_layout_of_the_graph(ref: ModelRef) -> None:
@@ -86,7 +87,7 @@ def test_once_loaded_the_files_are_no_longer_needed(ref: ModelRef) -> None:
 def test_half_precision_is_expanded_on_a_cpu_and_kept_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = ModelRef(id="half", path=write_folder(tmp_path / "half", checkpoint_tensors(np.float16)))
     assert {a.dtype for a in parameters(load_model(ref).graph).values()} == {mx.float32}
-    monkeypatch.setattr(load, "_on_cpu", lambda: False)
+    monkeypatch.setattr(load, "on_cpu", lambda: False)
     assert {a.dtype for a in parameters(load_model(ref).graph).values()} == {mx.float16}
 
 
@@ -116,9 +117,9 @@ def test_on_a_cpu_quantized_layers_become_plain_ones_with_the_quantized_values(
     ref: ModelRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = load_model(ref, quantize=FOUR)
-    monkeypatch.setattr(load, "_on_cpu", lambda: False)
+    monkeypatch.setattr(load, "on_cpu", lambda: False)
     packed = load_model(ref, quantize=FOUR)
-    assert type(plain.graph.head) is nn.Linear
+    assert isinstance(plain.graph.head, FewRowsLinear) and type(packed.graph.head) is nn.QuantizedLinear
     assert plain.bytes > packed.bytes
     assert plain.ref.quantization == packed.ref.quantization == FOUR
     np.testing.assert_allclose(logits(plain.graph), logits(packed.graph), atol=2e-5)
@@ -248,7 +249,7 @@ def test_expected_bytes_counts_packed_layers_as_they_will_be_held(
 ) -> None:
     one = ModelRef(id="packed", path=packed)
     assert expected_bytes(one) - 16 * 8 == load_model(one).bytes
-    monkeypatch.setattr(load, "_on_cpu", lambda: False)
+    monkeypatch.setattr(load, "on_cpu", lambda: False)
     assert expected_bytes(one) - 16 * 8 == load_model(one).bytes < one.path.joinpath("model.safetensors").stat().st_size
 
 

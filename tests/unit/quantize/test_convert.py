@@ -23,7 +23,7 @@ from tests.unit.model.tiny import CONFIG, TinyGraph, checkpoint_tensors, logits,
 @pytest.fixture(params=["cpu", "gpu"])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading decides as on this kind of machine; the arrays stay on the CPU."""
-    monkeypatch.setattr(load, "_on_cpu", lambda: request.param == "cpu")
+    monkeypatch.setattr(load, "on_cpu", lambda: request.param == "cpu")
 
 
 @pytest.mark.parametrize("stored", [np.float32, np.float16])

@@ -9,12 +9,13 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ocr_mlx.model.layers.activations import on_cpu
+from ocr_mlx.model.layers.host import Floats, on_cpu, share
 
 Mask = mx.array | Literal["causal"] | None
-Floats = NDArray[np.float32]
 _FEW: Final = 1 << 18
-"""With no more scores in a row than this, all at once is fast enough. Neighbours must not change a row's way."""
+"""With no more scores in a row than this, all of its heads go at once. Neighbours must not change a row's way."""
+_STEP: Final = 16
+"""Queries of a decode step, or of a draft that is verified."""
 _BLOCK: Final = 1 << 20
 """Scores of one head that are worked on together, 4 MB: what a core's cache holds."""
 
@@ -26,12 +27,50 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, *, scale: float,
     there float32 goes through numpy, one head and some queries at a time. An array `mask` is [..., queries, keys], or has one
     row of keys for all.
     """
-    few = queries.shape[1] * queries.shape[2] * keys.shape[2] <= _FEW
-    if few or queries.dtype != mx.float32 or not on_cpu():
+    if queries.dtype != mx.float32 or not on_cpu():
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+    if queries.shape[2] <= _STEP or queries.shape[1] * queries.shape[2] * keys.shape[2] <= _FEW:
+        return _by_rows(queries * scale, keys, values, mask)
     seen = None if mask is None or isinstance(mask, str) else _spread(mask, queries, keys)
     parts = np.asarray(queries * scale), np.asarray(keys), np.asarray(values)
     return mx.array(_in_blocks(*parts, seen, causal=isinstance(mask, str)))
+
+
+def _by_rows(queries: mx.array, keys: mx.array, values: mx.array, mask: Mask) -> mx.array:
+    """All heads of some rows at once. Queries of heads that share keys lie together, so that those are read once."""
+    rows, heads, length, size = queries.shape
+    groups, columns = keys.shape[1], keys.shape[2]
+    q = np.asarray(queries).reshape(rows, groups, heads // groups * length, size)
+    k, v = np.asarray(keys), np.asarray(values)
+    seen = _seen(mask, length, columns)
+    out = np.empty((*q.shape[:3], v.shape[-1]), np.float32)
+    at_once = max(_FEW // (heads * length * columns), 1)
+
+    def work(index: int) -> None:
+        some = slice(index * at_once, (index + 1) * at_once)
+        scores: Floats = q[some] @ k[some].swapaxes(2, 3)
+        if seen is not None:
+            whole = scores.reshape(-1, heads, length, columns)
+            _hide(whole, seen if seen.shape[0] == 1 else seen[some])
+        out[some] = _softmax_over(scores, v[some])
+
+    share(work, -(-rows // at_once))
+    return mx.array(out.reshape(rows, heads, length, -1))
+
+
+def _seen(mask: Mask, length: int, columns: int) -> NDArray[Any] | None:
+    """The mask as [rows or 1, heads or 1, length or 1, columns]."""
+    if mask is None:
+        return None
+    seen = _causal(slice(0, length), length, columns) if isinstance(mask, str) else np.asarray(mask)
+    return seen.reshape((1,) * (4 - seen.ndim) + seen.shape)
+
+
+def _hide(scores: Floats, mask: NDArray[Any]) -> None:
+    if mask.dtype == np.bool_:
+        np.copyto(scores, np.float32(-np.inf), where=~mask)
+    else:
+        scores += mask
 
 
 def _spread(mask: mx.array, queries: mx.array, keys: mx.array) -> NDArray[Any]:
@@ -45,13 +84,18 @@ def _in_blocks(queries: Floats, keys: Floats, values: Floats, mask: NDArray[Any]
     columns, shared = keys.shape[2], heads // keys.shape[1]
     out = np.empty((rows, heads, length, values.shape[-1]), np.float32)
     block = max(_BLOCK // columns, 1)
-    for row, head, start in product(range(rows), range(heads), range(0, length, block)):
+    places = list(product(range(rows), range(heads), range(0, length, block)))
+
+    def work(index: int) -> None:
+        row, head, start = places[index]
         some = slice(start, min(start + block, length))
         # Of `length` queries the last stands at the last key.
         stop = columns - length + some.stop if causal else columns
         seen = _causal(some, length, columns) if causal else _rows_of(mask, row, head, some)
         key, value = (part[row, head // shared, :stop] for part in (keys, values))
         out[row, head, some] = _mixed(queries[row, head, some], key, value, seen)
+
+    share(work, len(places))
     return out
 
 
@@ -69,10 +113,13 @@ def _causal(some: slice, length: int, columns: int) -> NDArray[np.bool_]:
 def _mixed(queries: Floats, keys: Floats, values: Floats, mask: NDArray[Any] | None) -> Floats:
     """Some queries [some, size] of one head over [columns, size]."""
     scores: Floats = queries @ keys.T
-    if mask is not None and mask.dtype == np.bool_:
-        np.copyto(scores, np.float32(-np.inf), where=~mask)
-    elif mask is not None:
-        scores += mask
+    if mask is not None:
+        _hide(scores, mask)
+    return _softmax_over(scores, values)
+
+
+def _softmax_over(scores: Floats, values: Floats) -> Floats:
+    """The values' mean, weighted by the softmax of the scores, which are used up."""
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     mixed: Floats = scores @ values

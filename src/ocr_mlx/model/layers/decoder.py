@@ -15,9 +15,12 @@ import numpy as np
 from mlx import nn
 
 from ocr_mlx.model.base import DecodeState
-from ocr_mlx.model.layers.attention import Mask, attend
+from ocr_mlx.model.layers.activations import silu
+from ocr_mlx.model.layers.attention import Mask as PlainMask
 from ocr_mlx.model.layers.kv_cache import BatchKVCache
+from ocr_mlx.model.layers.reach import Reach, attend_within
 
+Mask = PlainMask | Reach
 Rotate = Callable[[mx.array], mx.array]
 """Turns queries or keys [rows, heads, length, size] by their positions."""
 
@@ -158,7 +161,7 @@ class Attention(nn.Module):
     def mix(self, queries: mx.array, keys: mx.array, values: mx.array, mask: Mask) -> mx.array:
         """What the queries see, [rows, length, width]."""
         rows, _, length, _ = queries.shape
-        mixed = attend(queries, keys, values, scale=self.scale, mask=mask)
+        mixed = attend_within(queries, keys, values, scale=self.scale, mask=mask)
         out: mx.array = self.o_proj(mixed.swapaxes(1, 2).reshape(rows, length, -1))
         return out
 
@@ -174,7 +177,7 @@ class MLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map x [..., width]."""
-        out: mx.array = self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: mx.array = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
         return out
 
 

@@ -1,43 +1,45 @@
-"""Keys and values of a batch of rows of different lengths, right-aligned so that all rows write at one common column.
+"""Keys and values of a batch of rows of different lengths, left-aligned: a row's token at position p lies in column p.
 
-    row 0   . . a b c d |          `left[0]` = 2 columns of padding
-    row 1   a b c d e f |          `left[1]` = 0
-                        ^ end
+    row 0   a b c d . .          length 4
+    row 1   a b c d e f          length 6
 
-Buffers are [rows, heads, columns, head size], one pair per layer, grown in steps; a step writes in place. Positions are
-per row (column minus padding), so a row's numbers do not depend on its neighbours.
+Buffers are [rows, heads, columns, head size], one pair per layer, grown in steps; a step writes in place. What lies behind
+a row's length is zeros or tokens that were trimmed: finite, and never seen. A row's numbers are in the same columns
+whatever its neighbours do, and forgetting its last tokens moves nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import mlx.core as mx
 
+from ocr_mlx.model.layers.reach import Reach
+
 STEP = 256
 """Columns by which a full buffer grows."""
-_Change = Callable[[mx.array], mx.array]
+_Buffers = list[mx.array | None]
 
 
 class BatchKVCache:
-    """The self-attention memory of all layers of one decoder."""
+    """The self-attention memory of all layers of one decoder.
+
+    `lengths` are the tokens held of each row. With `apart` every row is attended over by itself even where all at once
+    would be faster.
+    """
 
     def __init__(self, layers: int, rows: int) -> None:
-        self.left = [0] * rows
-        self.end = 0
-        self._keys: list[mx.array | None] = [None] * layers
-        self._values: list[mx.array | None] = [None] * layers
+        self.lengths = [0] * rows
+        self.apart = False
+        self._keys: _Buffers = [None] * layers
+        self._values: _Buffers = [None] * layers
+        self._places: mx.array | None = None
 
     @property
     def rows(self) -> int:
         """How many rows are held."""
-        return len(self.left)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens held of each row."""
-        return [self.end - left for left in self.left]
+        return len(self.lengths)
 
     @property
     def nbytes(self) -> int:
@@ -52,93 +54,92 @@ class BatchKVCache:
         """Positions of the next `count` tokens of each row, [rows, count]."""
         return mx.array(self.lengths)[:, None] + mx.arange(count)
 
-    def mask(self, count: int) -> mx.array | Literal["causal"] | None:
-        """What the next `count` tokens may look at, as `mx.fast.scaled_dot_product_attention` takes it."""
-        if not any(self.left):
+    def mask(self, count: int) -> Reach | Literal["causal"] | None:
+        """What the next `count` tokens may look at, as `attend_within` takes it."""
+        if self._alike:
             return "causal" if count > 1 else None
-        columns = mx.arange(self.end + count)
-        seen = columns >= mx.array(self.left)[:, None, None, None]
-        if count > 1:
-            seen = seen & (columns <= mx.arange(self.end, self.end + count)[:, None])
-        return seen
+        return self.reach(count)
+
+    def reach(self, count: int, seen: mx.array | None = None) -> Reach:
+        """The columns of each row once the next `count` tokens are written; `seen` [rows, 1, count, columns] hides some."""
+        return Reach([length + count for length in self.lengths], count, seen=seen, apart=self.apart)
 
     def append(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write the next tokens' keys and values [rows, heads, count, size] of one layer; return all of them so far.
 
-        The common column moves only with `advance`, once all layers have written.
+        Those are [rows, heads, columns, size], as many columns as the longest row has. The lengths change only with
+        `advance`, once all layers have written.
         """
-        stop = self.end + keys.shape[2]
-        return self._write(self._keys, layer, keys, stop), self._write(self._values, layer, values, stop)
+        return self._write(self._keys, layer, keys), self._write(self._values, layer, values)
 
     def advance(self, count: int) -> None:
         """Count the tokens that all layers have appended."""
-        self.end += count
+        self.lengths = [length + count for length in self.lengths]
+        self._places = None
 
     def merge(self, other: BatchKVCache) -> None:
         """Append the other's rows behind this one's. Both must hold the same layers."""
-        end = max(self.end, other.end)
+        capacity = _capacity(max(*self.lengths, *other.lengths, 0) + 1)
         for mine, theirs in ((self._keys, other._keys), (self._values, other._values)):
             for layer, (a, b) in enumerate(zip(mine, theirs, strict=True)):
                 if a is not None and b is not None:
-                    mine[layer] = mx.concatenate([_aligned(a, self.end, end), _aligned(b, other.end, end)])
-        self.left = [left + end - self.end for left in self.left] + [left + end - other.end for left in other.left]
-        self.end = end
+                    mine[layer] = mx.concatenate([_resized(a, capacity), _resized(b, capacity)])
+        self.lengths = self.lengths + other.lengths
+        self.apart = self.apart or other.apart
+        self._places = None
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order, and drop the padding that all of them share."""
-        if list(rows) != list(range(self.rows)):
-            chosen = mx.array(list(rows), dtype=mx.int32)
-            self._change(lambda buffer: mx.take(buffer, chosen, axis=0))
-            self.left = [self.left[row] for row in rows]
-        self._drop_shared_padding()
+        """Keep these rows, in this order; one named twice is there twice, each going its own way from here on."""
+        if list(rows) == list(range(self.rows)):
+            return
+        self.lengths = [self.lengths[row] for row in rows]
+        chosen = mx.array(list(rows), dtype=mx.int32)
+        capacity = _capacity(max(self.lengths, default=0) + 1)
+        for buffers in (self._keys, self._values):
+            buffers[:] = [None if b is None else mx.take(b[:, :, :capacity], chosen, axis=0) for b in buffers]
+        self._places = None
 
     def trim(self, counts: Sequence[int]) -> None:
-        """Forget the last `counts[i]` tokens of row i. Raises ValueError when a row holds fewer."""
+        """Forget the last `counts[i]` tokens of row i; costs nothing. Raises ValueError when a row holds fewer."""
         if len(counts) != self.rows or any(c < 0 or c > held for c, held in zip(counts, self.lengths, strict=True)):
             raise ValueError("trim needs one count per row, none above the row's length")
-        shared = min(counts, default=0)
-        self.end -= shared
-        shifts = [count - shared for count in counts]
-        if any(shifts):
-            self._change(lambda buffer: mx.concatenate([_shifted(buffer, row, by) for row, by in enumerate(shifts)]))
-            self.left = [left + by for left, by in zip(self.left, shifts, strict=True)]
-        self._drop_shared_padding()
+        self.lengths = [length - count for length, count in zip(self.lengths, counts, strict=True)]
+        self._places = None
 
-    def _drop_shared_padding(self) -> None:
-        if shared := min(self.left, default=0):
-            self._change(lambda buffer: buffer[:, :, shared:])
-            self.left = [left - shared for left in self.left]
-            self.end -= shared
+    @property
+    def _alike(self) -> bool:
+        return len(set(self.lengths)) <= 1
 
-    def _change(self, how: _Change) -> None:
-        self._keys = [None if buffer is None else how(buffer) for buffer in self._keys]
-        self._values = [None if buffer is None else how(buffer) for buffer in self._values]
-
-    def _write(self, buffers: list[mx.array | None], layer: int, fresh: mx.array, stop: int) -> mx.array:
-        buffer = _grown(buffers[layer], fresh, self.end, stop)
-        buffer[..., self.end : stop, :] = fresh
+    def _write(self, buffers: _Buffers, layer: int, fresh: mx.array) -> mx.array:
+        longest, count = max(self.lengths, default=0), fresh.shape[2]
+        buffer = _grown(buffers[layer], fresh, longest + count)
+        if self._alike:
+            buffer[..., longest : longest + count, :] = fresh
+        else:
+            places = mx.broadcast_to(self._columns(count), fresh.shape)
+            buffer = mx.put_along_axis(buffer, places, fresh, axis=2)
         buffers[layer] = buffer
-        return buffer[..., :stop, :]
+        return buffer[..., : longest + count, :]
+
+    def _columns(self, count: int) -> mx.array:
+        """Where each row's next tokens go, [rows, 1, count, 1]; all layers of a step share them."""
+        if self._places is None or self._places.shape[2] != count:
+            self._places = self.positions(count)[:, None, :, None]
+        return self._places
 
 
-def _grown(buffer: mx.array | None, like: mx.array, used: int, needed: int) -> mx.array:
-    if buffer is not None and buffer.shape[2] >= needed:
-        return buffer
-    capacity = _capacity(needed)
-    rows, heads, _, size = like.shape
+def _grown(buffer: mx.array | None, like: mx.array, needed: int) -> mx.array:
     if buffer is None:
-        return mx.zeros((rows, heads, capacity, size), dtype=like.dtype)
-    room = mx.zeros((rows, heads, capacity - used, size), dtype=like.dtype)
-    return mx.concatenate([buffer[:, :, :used], room], axis=2)
+        rows, heads, _, size = like.shape
+        return mx.zeros((rows, heads, _capacity(needed), size), dtype=like.dtype)
+    return buffer if buffer.shape[2] >= needed else _resized(buffer, _capacity(needed))
 
 
-def _aligned(buffer: mx.array, used: int, end: int) -> mx.array:
-    return mx.pad(buffer[:, :, :used], [(0, 0), (0, 0), (end - used, _capacity(end + 1) - end), (0, 0)])
-
-
-def _shifted(buffer: mx.array, row: int, by: int) -> mx.array:
-    one = buffer[row : row + 1]
-    return mx.pad(one[:, :, : one.shape[2] - by], [(0, 0), (0, 0), (by, 0), (0, 0)]) if by else one
+def _resized(buffer: mx.array, capacity: int) -> mx.array:
+    columns = buffer.shape[2]
+    if columns >= capacity:
+        return buffer[:, :, :capacity]
+    return mx.pad(buffer, [(0, 0), (0, 0), (0, capacity - columns), (0, 0)])
 
 
 def _capacity(columns: int) -> int:

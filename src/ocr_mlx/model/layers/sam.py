@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 from mlx import nn
 
-from ocr_mlx.model.layers.activations import activation, on_cpu
+from ocr_mlx.model.layers.activations import activation
 from ocr_mlx.model.layers.attention import attend
+from ocr_mlx.model.layers.host import on_cpu
 from ocr_mlx.model.layers.resample import resample_matrix
 
 _SCORES = 1 << 26

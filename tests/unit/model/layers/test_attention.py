@@ -21,8 +21,24 @@ def masks(length: int, keys: int) -> dict[str, Mask]:
         "none": None,
         "causal": "causal",
         "bias": mx.array(random.standard_normal((2, 4, length, keys), np.float32)),
+        "shared bias": mx.array(random.standard_normal((1, 4, length, keys), np.float32)),
         "columns": mx.array(random.random((2, 1, 1, keys)) > 0.3),
     }
+
+
+@pytest.mark.parametrize("name", ["none", "causal", "bias", "columns", "shared bias"])
+@pytest.mark.parametrize(("length", "keys"), [(1, 1), (1, 50), (4, 9), (37, 37), (37, 50)])
+@pytest.mark.parametrize("few", [1, 1 << 18])
+def test_rows_with_all_their_heads_give_what_all_at_once_give(
+    name: str, length: int, keys: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries, seen, values = made(length, keys)
+    mask = masks(length, keys)[name]
+    whole = np.array(mx.fast.scaled_dot_product_attention(queries, seen, values, scale=0.3, mask=mask))
+    monkeypatch.setattr(attention, "on_cpu", lambda: True)
+    monkeypatch.setattr(attention, "_FEW", few)
+    monkeypatch.setattr(attention, "_STEP", 37)
+    np.testing.assert_allclose(np.array(attend(queries, seen, values, scale=0.3, mask=mask)), whole, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["none", "causal", "bias", "columns"])

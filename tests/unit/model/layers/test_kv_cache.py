@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ocr_mlx.model.layers.kv_cache import STEP, BatchKVCache
+from ocr_mlx.model.layers.reach import Reach
 
 LAYERS, HEADS, SIZE = 2, 2, 4
 
@@ -29,17 +30,16 @@ class Plain:
         keys = mx.broadcast_to(mx.array(fresh)[:, None, :, None], (len(self.rows), HEADS, count, SIZE))
         for layer in range(LAYERS):
             seen = self.cache.append(layer, keys + 100 * layer, -keys)
-        assert seen[0].shape == (len(self.rows), HEADS, self.cache.end + count, SIZE)
+        assert seen[0].shape == (len(self.rows), HEADS, max(self.cache.lengths) + count, SIZE)
         self.cache.advance(count)
 
     def check(self) -> None:
         assert self.cache.lengths == [len(row) for row in self.rows]
-        assert min(self.cache.left, default=0) == 0
         keys = [np.array(array[:, 0, :, 0]) for array in self.cache.arrays()]
-        for index, (row, left) in enumerate(zip(self.rows, self.cache.left, strict=True)):
+        for index, row in enumerate(self.rows):
             for layer in range(LAYERS):
-                assert keys[layer][index, left : self.cache.end].tolist() == [value + 100 * layer for value in row]
-                assert keys[LAYERS + layer][index, left : self.cache.end].tolist() == [-value for value in row]
+                assert keys[layer][index, : len(row)].tolist() == [value + 100 * layer for value in row]
+                assert keys[LAYERS + layer][index, : len(row)].tolist() == [-value for value in row]
 
 
 def test_random_histories_match_plain_lists() -> None:
@@ -54,16 +54,16 @@ def test_random_histories_match_plain_lists() -> None:
 def change(plain: Plain, numbers: random.Random) -> None:
     """One random step: append, trim, keep or merge."""
     kind = numbers.choice(["append", "append", "trim", "keep", "merge"])
-    if kind == "append" or not plain.cache.end:
+    if kind == "append" or not min(plain.cache.lengths):
         plain.append(numbers.choice([1, 1, 2, 5, 70]))
     elif kind == "trim":
-        counts = [numbers.randint(0, min(3, len(row) - 1)) for row in plain.rows]
+        counts = [numbers.randint(0, min(3, len(row))) for row in plain.rows]
         plain.cache.trim(counts)
         plain.rows = [row[: len(row) - count] for row, count in zip(plain.rows, counts, strict=True)]
     elif kind == "keep":
-        rows = numbers.sample(range(len(plain.rows)), numbers.randint(1, len(plain.rows)))
+        rows = numbers.choices(range(len(plain.rows)), k=numbers.randint(1, min(len(plain.rows) + 1, 5)))
         plain.cache.keep(rows)
-        plain.rows = [plain.rows[row] for row in rows]
+        plain.rows = [list(plain.rows[row]) for row in rows]
     else:
         other = Plain(numbers.randint(1, 2))
         other.append(numbers.choice([1, 4, 300]))
@@ -80,52 +80,90 @@ def test_grows_in_steps_and_keeps_what_it_holds() -> None:
     assert plain.cache.nbytes == LAYERS * 2 * 2 * HEADS * 4 * STEP * SIZE * 4
 
 
-def test_steps_write_in_place() -> None:
+@pytest.mark.parametrize("behind", [0, 2])
+def test_steps_write_in_place(behind: int) -> None:
+    """Whether rows are of one length or not, a step copies nothing of what is held."""
     plain = Plain(1)
-    plain.append(3)
+    plain.append(5)
+    other = Plain(1)
+    other.append(5 - behind)
+    plain.cache.merge(other.cache)
+    plain.rows += other.rows
+    plain.append(1)
     mx.eval(plain.cache.arrays())
+    held = plain.cache.nbytes
     before = mx.get_active_memory()
+    mx.reset_peak_memory()
     for _ in range(50):
         plain.append(1)
         mx.eval(plain.cache.arrays())
-    assert mx.get_active_memory() <= before + plain.cache.nbytes
+    assert mx.get_active_memory() <= before + held // 8
+    assert mx.get_peak_memory() <= before + held // 8
+    plain.check()
 
 
-def test_no_mask_without_padding() -> None:
+def test_no_mask_for_rows_of_one_length() -> None:
     plain = Plain(2)
     plain.append(3)
     assert plain.cache.mask(1) is None
     assert plain.cache.mask(4) == "causal"
 
 
-def test_mask_hides_padding_and_the_future() -> None:
-    plain, other = Plain(1), Plain(1)
-    plain.append(3)
-    other.append(1)
-    plain.cache.merge(other.cache)
+def test_a_reach_ends_with_the_row_and_hides_the_future() -> None:
+    plain = ragged(3, 1)
     one, two = plain.cache.mask(1), plain.cache.mask(2)
-    assert isinstance(one, mx.array) and isinstance(two, mx.array)
-    assert one[:, 0, 0].tolist() == [[True] * 4, [False, False, True, True]]
-    assert two[0, 0].tolist() == [[True] * 4 + [False], [True] * 5]
-    assert two[1, 0].tolist() == [[False, False, True, True, False], [False, False, True, True, True]]
+    assert isinstance(one, Reach) and isinstance(two, Reach)
+    assert (one.stops, two.stops) == ([4, 2], [5, 3])
+    assert one.array()[:, 0, 0].tolist() == [[True] * 4, [True, True, False, False]]
+    assert two.array()[0, 0].tolist() == [[True] * 4 + [False], [True] * 5]
+    assert two.array()[1, 0].tolist() == [[True, True, False, False, False], [True, True, True, False, False]]
+
+
+def test_trimmed_rows_of_one_length_need_no_mask_again() -> None:
+    plain = ragged(3, 1)
+    plain.cache.trim([2, 0])
+    assert plain.cache.lengths == [1, 1]
+    assert plain.cache.mask(1) is None
 
 
 def test_positions_are_the_rows_own() -> None:
-    plain, other = Plain(1), Plain(1)
-    plain.append(3)
-    other.append(1)
-    plain.cache.merge(other.cache)
-    assert plain.cache.positions(2).tolist() == [[3, 4], [1, 2]]
+    assert ragged(3, 1).cache.positions(2).tolist() == [[3, 4], [1, 2]]
 
 
-def test_keep_drops_the_padding_that_is_left_to_all() -> None:
-    plain, other = Plain(1), Plain(1)
-    plain.append(40)
-    other.append(2)
-    plain.cache.merge(other.cache)
+def test_keep_gives_back_what_no_row_needs() -> None:
+    plain = ragged(STEP + 40, 2)
+    before = plain.cache.nbytes
     plain.cache.keep([1])
-    assert plain.cache.end == 2
-    assert plain.cache.left == [0]
+    assert plain.cache.lengths == [2]
+    assert plain.cache.nbytes == before // 4
+
+
+def test_rows_that_keep_named_twice_go_their_own_ways() -> None:
+    plain = ragged(3, 1)
+    plain.cache.keep([1, 0, 1])
+    plain.rows = [list(plain.rows[row]) for row in (1, 0, 1)]
+    plain.append(2)
+    plain.check()
+    assert plain.rows[0] != plain.rows[2]
+
+
+def test_merge_hands_on_that_rows_stand_apart() -> None:
+    one, two = BatchKVCache(LAYERS, 1), BatchKVCache(LAYERS, 1)
+    two.apart = True
+    one.merge(two)
+    assert one.apart
+
+
+def ragged(*lengths: int) -> Plain:
+    """Rows of these lengths in one cache."""
+    plain = Plain(1)
+    plain.append(lengths[0])
+    for length in lengths[1:]:
+        other = Plain(1)
+        other.append(length)
+        plain.cache.merge(other.cache)
+        plain.rows += other.rows
+    return plain
 
 
 @pytest.mark.parametrize("counts", [[1], [4, 0], [-1, 0], [0, 0, 0]])

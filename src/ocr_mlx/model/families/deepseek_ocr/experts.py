@@ -13,8 +13,10 @@ import numpy as np
 from mlx import nn
 
 from ocr_mlx.model.families.deepseek_ocr.config import MoeConfig
-from ocr_mlx.model.layers.activations import on_cpu
+from ocr_mlx.model.layers.activations import silu
 from ocr_mlx.model.layers.decoder import MLP
+from ocr_mlx.model.layers.few_rows import each_by_its_own
+from ocr_mlx.model.layers.host import on_cpu
 
 _SORT_FROM: Final = 64
 """From this many picks on, sorting them by expert pays: kernels read each expert's weights once."""
@@ -31,6 +33,8 @@ class Stacked(nn.Module):
 
     def gather(self, x: mx.array, ids: mx.array, ordered: bool) -> mx.array:
         """Map each x [picks, inputs] with the expert of its id; `ordered` says that the ids ascend."""
+        if not ordered and x.dtype == self.weight.dtype == mx.float32 and on_cpu():
+            return each_by_its_own(x, self.weight, ids)
         weight = self.weight.swapaxes(-1, -2)
         return mx.gather_mm(x[:, None], weight, rhs_indices=ids, sorted_indices=ordered)[:, 0]
 
@@ -97,7 +101,7 @@ class Experts(nn.Module):
         return (mapped.astype(mx.float32).reshape(*ids.shape, -1) * weights[..., None]).sum(axis=1)
 
     def _gather(self, x: mx.array, ids: mx.array, ordered: bool = True) -> mx.array:
-        inner = nn.silu(self.gate_proj.gather(x, ids, ordered)) * self.up_proj.gather(x, ids, ordered)
+        inner = silu(self.gate_proj.gather(x, ids, ordered)) * self.up_proj.gather(x, ids, ordered)
         return self.down_proj.gather(inner, ids, ordered)
 
     def _loop(self, x: mx.array, ids: mx.array) -> mx.array:
@@ -107,7 +111,7 @@ class Experts(nn.Module):
         for expert, (start, stop) in enumerate(zip([0, *ends], ends, strict=False)):
             if start < stop:
                 some = x[start:stop]
-                inner = nn.silu(self.gate_proj.one(some, expert)) * self.up_proj.one(some, expert)
+                inner = silu(self.gate_proj.one(some, expert)) * self.up_proj.one(some, expert)
                 parts.append(self.down_proj.one(inner, expert))
         return mx.concatenate(parts)
 

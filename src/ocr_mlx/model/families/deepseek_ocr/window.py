@@ -13,6 +13,7 @@ import mlx.core as mx
 from ocr_mlx.model.base import DecodeState
 from ocr_mlx.model.layers.decoder import DecoderState
 from ocr_mlx.model.layers.kv_cache import BatchKVCache
+from ocr_mlx.model.layers.reach import Reach
 
 
 class PromptState(DecoderState):
@@ -34,16 +35,15 @@ class PromptState(DecoderState):
         super().keep(rows)
         self.prompts = [self.prompts[row] for row in rows]
 
-    def seen(self, count: int, window: int | None) -> mx.array | None:
-        """What the next `count` tokens may look at, bool [rows, 1, count, columns]; None while that is everything.
+    def seen(self, count: int, window: int | None) -> Reach | None:
+        """What the next `count` tokens may look at; None while that is everything.
 
         A token sees the prompt and, of what was written, itself and the `window` - 1 tokens before it.
         """
         written = (length + count - prompt for length, prompt in zip(self.cache.lengths, self.prompts, strict=True))
         if window is None or max(written, default=0) <= window:
             return None
-        left = mx.array(self.cache.left)[:, None, None, None]
-        places = mx.arange(self.cache.end + count) - left
+        places = mx.arange(max(self.cache.lengths) + count)
         own = self.cache.positions(count)[:, None, :, None]
         prompts = mx.array(self.prompts)[:, None, None, None]
-        return (places >= 0) & (places <= own) & ((places < prompts) | (places > own - window))
+        return self.cache.reach(count, (places <= own) & ((places < prompts) | (places > own - window)))

@@ -14,8 +14,8 @@ from mlx import nn
 
 from ocr_mlx.model.base import DecodeState, ModelInputs
 from ocr_mlx.model.families.got_ocr2.config import GotConfig
-from ocr_mlx.model.layers.activations import on_cpu
 from ocr_mlx.model.layers.decoder import Decoder, DecoderState, place
+from ocr_mlx.model.layers.host import on_cpu
 from ocr_mlx.model.layers.kernels import channels_last
 from ocr_mlx.model.layers.sam import SamEncoder
 

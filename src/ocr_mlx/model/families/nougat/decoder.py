@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import mlx.core as mx
 from mlx import nn
 
 from ocr_mlx.model.families.nougat.config import DecoderConfig
 from ocr_mlx.model.layers.activations import activation
+from ocr_mlx.model.layers.attention import Mask as PlainMask
 from ocr_mlx.model.layers.kv_cache import BatchKVCache
+from ocr_mlx.model.layers.reach import Reach, attend_within
 
 OFFSET = 2
 """Position 0 is row 2 of the table."""
-Mask = mx.array | Literal["causal"] | None
+Mask = PlainMask | Reach
 KeysValues = tuple[mx.array, mx.array]
 
 
@@ -38,7 +39,7 @@ class Attention(nn.Module):
     def __call__(self, x: mx.array, keys: mx.array, values: mx.array, mask: Mask = None) -> mx.array:
         """Look from x [rows, length, width] at these keys and values."""
         queries = self._heads(self.q_proj(x))
-        mixed = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.scale, mask=mask)
+        mixed = attend_within(queries, keys, values, scale=self.scale, mask=mask)
         return self.out_proj(mixed.swapaxes(1, 2).reshape(x.shape))
 
     def _heads(self, x: mx.array) -> mx.array:

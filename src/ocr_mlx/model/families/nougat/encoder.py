@@ -11,7 +11,9 @@ from mlx import nn
 from ocr_mlx.errors import UnsupportedArchitecture
 from ocr_mlx.model.families.nougat.config import EncoderConfig
 from ocr_mlx.model.families.nougat.windows import Geometries, Geometry, relative_index
-from ocr_mlx.model.layers.activations import activation, on_cpu
+from ocr_mlx.model.layers.activations import activation
+from ocr_mlx.model.layers.attention import attend
+from ocr_mlx.model.layers.host import on_cpu
 
 Grid = tuple[int, int]
 _CACHED = 1 << 20
@@ -93,10 +95,8 @@ class SelfAttention(nn.Module):
         if mask is not None:
             bias = bias + mask.astype(bias.dtype)
             if count > mask.shape[0]:
-                # Windows move into the head axis, so that one mask serves every picture of the batch.
-                bias = bias.reshape(1, -1, cells, cells)
-                q, k, v = (part.reshape(count // mask.shape[0], -1, cells, part.shape[-1]) for part in (q, k, v))
-        mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=bias)
+                bias = mx.tile(bias, (count // mask.shape[0], 1, 1, 1))
+        mixed = attend(q, k, v, scale=self.scale, mask=bias)
         return mixed.reshape(count, self.heads, cells, -1).swapaxes(1, 2).reshape(count, cells, width)
 
 

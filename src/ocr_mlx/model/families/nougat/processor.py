@@ -99,7 +99,9 @@ class StripProcessor(_Processor):
         planes = strip_planes(np.stack([strip.pixels for strip in strips])).transpose(0, 2, 3, 1)
         # Each line has a scale of its own, so there is no one size that the page was seen at.
         rows = tuple(self._row(np.ascontiguousarray(strip), None) for strip in planes)
-        return PreparedPage(rows=rows, glue=tuple(strip.glue for strip in strips))
+        return PreparedPage(
+            rows=rows, glue=tuple(strip.glue for strip in strips), boxes=tuple(strip.box for strip in strips)
+        )
 
     def postprocess(self, raw_text: str, page: Page, prepared: PreparedPage, mode: Mode) -> PageText:
         """Tidied up: strips without text leave gaps."""

@@ -1,0 +1,57 @@
+"""Attention of rows of different lengths: each sees its own columns, and nothing of it depends on its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from ocr_mlx.model.layers.attention import Mask, attend
+from ocr_mlx.model.layers.host import on_cpu
+
+
+class Reach:
+    """How far the last `count` tokens of each row see: `stops[i]` columns, of which the tokens are the last.
+
+    A token sees what is before it and itself; a bool `seen` [rows, 1, count, columns], where given, says so instead.
+    With `apart` rows are attended over one by one wherever they are computed, otherwise only where that is no slower.
+    """
+
+    def __init__(self, stops: Sequence[int], count: int, *, seen: mx.array | None = None, apart: bool = False) -> None:
+        self.stops = list(stops)
+        self.count = count
+        self._seen = seen
+        self._apart = apart
+
+    @property
+    def one_by_one(self) -> bool:
+        """A CPU's matrix products go row by row anyway; a GPU works on all rows at once."""
+        return self._apart or on_cpu()
+
+    def array(self) -> mx.array:
+        """What each token sees, bool [rows, 1, count, columns]."""
+        if self._seen is None:
+            own = mx.array(self.stops)[:, None] + mx.arange(-self.count, 0)
+            self._seen = mx.arange(max(self.stops)) <= own[:, None, :, None]
+        return self._seen
+
+    def of_row(self, row: int) -> Mask:
+        """The same for one row over its own columns."""
+        if self._seen is not None:
+            return self._seen[row : row + 1, :, :, : self.stops[row]]
+        return "causal" if self.count > 1 else None
+
+
+def attend_within(
+    queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Mask | Reach = None
+) -> mx.array:
+    """As `attend` over [rows, heads, length, size]; with a `Reach` each row sees its own columns."""
+    if not isinstance(mask, Reach):
+        return attend(queries, keys, values, scale=scale, mask=mask)
+    if not mask.one_by_one:
+        return attend(queries, keys, values, scale=scale, mask=mask.array())
+    parts = []
+    for row, stop in enumerate(mask.stops):
+        key, value = (part[row : row + 1, :, :stop] for part in (keys, values))
+        parts.append(attend(queries[row : row + 1], key, value, scale=scale, mask=mask.of_row(row)))
+    return mx.concatenate(parts)
