@@ -7,6 +7,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +24,40 @@ def picture(seed: int) -> Any:
     return Image.fromarray(pixels)
 
 
-def decode(model: Any, inputs: list[Any], tokens: int) -> tuple[float, float]:
-    """Seconds until the first token, and until exactly `tokens` have been said for each: random weights may not end early."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoded:
+    """Seconds until the first token and until the last, and what the first row said."""
+
+    first: float
+    seconds: float
+    tokens: tuple[int, ...]
+
+    @property
+    def pace(self) -> float:
+        """Tokens a second behind the first one."""
+        return (len(self.tokens) - 1) / (self.seconds - self.first)
+
+
+def decode(model: Any, inputs: list[Any], tokens: int) -> Decoded:
+    """Say exactly `tokens` tokens for each row, as the server does but for ends and loops: random weights know no end."""
     import threading
 
     from ocr_mlx.domain import DecodeParams
     from ocr_mlx.inference.batch import DecodeBatch
+    from ocr_mlx.inference.guard import LoopWatch
     from ocr_mlx.inference.stopping import Row
 
-    class Endless(Row):
-        def _loop(self, token: int, max_logit: float) -> int | None:
+    class Blind(LoopWatch):
+        def update(self, tokens: Any, max_logit: float) -> None:
             return None
 
-    batch, said = DecodeBatch(model), []
+    batch = DecodeBatch(model)
+    said: list[Any] = []
     params, never = DecodeParams(max_new_tokens=tokens), threading.Event()
     options: Any = {"on_text": lambda *_: None, "on_done": said.append, "cancel": never}
-    rows = [Endless(model, row, params, **options) for row in inputs]
+    rows = [Row(model, row, params, **options) for row in inputs]
     for row in rows:
-        row._eos = frozenset()
+        row._eos, row._watch = frozenset(), Blind(lambda: None, tokens)
     started = time.perf_counter()
     batch.join(rows)
     first = time.perf_counter() - started
@@ -49,7 +66,7 @@ def decode(model: Any, inputs: list[Any], tokens: int) -> tuple[float, float]:
     seconds = time.perf_counter() - started
     if any(len(outcome.tokens) != tokens for outcome in said):
         raise RuntimeError("a row ended early; the figure would be wrong")
-    return first, seconds
+    return Decoded(first=first, seconds=seconds, tokens=said[0].tokens)
 
 
 def median_of(runs: int, function: Any) -> float:

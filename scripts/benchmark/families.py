@@ -8,6 +8,9 @@ A family is a module `scripts/references/_bench_<name>.py` with
     given(model, row)           what its `generate` takes; `row` has our token ids as `ids`, our `pixels` and extras
     tower(model)                transformers' object and function that read the pictures
     process(folder, image)      transformers' image processor; left out where there is none
+    UNREAD, EXPERTS             what a decode step does not read, and what only in part (`memory.step_megabytes`)
+
+and, where mlx-vlm has the model, what `vlm` says.
 """
 
 from __future__ import annotations
@@ -19,12 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmark.common import decode, median_of, peak_mb, resident_mb, timed
+from scripts.benchmark.memory import read_speeds, step_figures, step_megabytes
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCES = ROOT / "scripts" / "references"
+COMPARED = 4
+"""Tokens of each side that are compared."""
 A4 = (8.27, 11.69)
 """In inches."""
 ROWS = (
+    ("first_token_seconds", "first token from prepared pixels, s"),
     ("processor_seconds", "processor, s"),
     ("vision_seconds", "vision, s"),
     ("prefill_seconds", "prefill without vision, s"),
@@ -59,12 +66,12 @@ def make(family: str, folder: Path, tiny: bool) -> None:
         (folder / "made").touch()
 
 
-def page(dpi: float) -> Any:
-    """An A4 page of dark lines at that resolution."""
+def page(dpi: float, paper: float = 1.0) -> Any:
+    """A page of dark lines at that resolution, its sides that share of A4's."""
     import numpy as np
     from PIL import Image
 
-    width, height = (round(side * dpi) for side in A4)
+    width, height = (round(side * paper * dpi) for side in A4)
     random = np.random.default_rng(1)
     pixels = np.full((height, width, 3), 255, np.uint8)
     line, margin = round(dpi / 6), round(dpi * 0.8)
@@ -73,7 +80,7 @@ def page(dpi: float) -> Any:
     return Image.fromarray(pixels)
 
 
-def child_ours(family: str, folder: Path, tokens: int, mode: str) -> dict[str, Any]:
+def child_ours(family: str, folder: Path, tokens: int, mode: str, paper: float = 1.0) -> dict[str, Any]:
     """Load, prepare, see, prefill, decode; leaves the row for the other side. 0 `tokens` measure loading alone."""
     from ocr_mlx.utils.blas import blas_in_use, load_blas
 
@@ -96,7 +103,7 @@ def child_ours(family: str, folder: Path, tokens: int, mode: str) -> dict[str, A
     }
     if not tokens:
         return loading
-    image = page(model.processor.dpi)
+    image = page(model.processor.dpi, paper)
     image.save(folder / "page.png")
     whole = Page(index=0, image=image, width=image.width, height=image.height, dpi=model.processor.dpi, origin="image")
     preset = model.family.modes[mode or model.family.default_mode]
@@ -106,16 +113,21 @@ def child_ours(family: str, folder: Path, tokens: int, mode: str) -> dict[str, A
     _keep(row, folder)
 
     seeing = timed(*own.vision(model.graph), finish=mx.eval)
-    first, seconds = decode(model, [row], tokens)
+    said = decode(model, [row], tokens)
     vision = sum(seeing)
+    peak = peak_mb()
+    unread, experts = getattr(own, "UNREAD", ()), getattr(own, "EXPERTS", "")
     return {
         "blas": blas_in_use(),
+        "step": step_figures(step_megabytes(folder, unread, experts), read_speeds(), 1 / said.pace),
+        "first_tokens": said.tokens[:COMPARED],
+        "first_token_seconds": said.first,
         "processor_seconds": median_of(3, lambda: model.processor.prepare(whole, Prompt(), preset)),
         "vision_seconds": vision,
-        "prefill_seconds": first - vision,
-        "tokens_per_second": (tokens - 1) / (seconds - first),
+        "prefill_seconds": said.first - vision,
+        "tokens_per_second": said.pace,
         "prompt_tokens": len(row.token_ids),
-        "peak_mb": peak_mb(),
+        "peak_mb": peak,
     } | loading
 
 
@@ -147,13 +159,15 @@ def child_torch(family: str, folder: Path, tokens: int) -> dict[str, Any]:
     with torch.inference_mode():
         times.append(time.perf_counter())
         options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "use_cache": True}
-        model.generate(**given, max_new_tokens=tokens, logits_processor=[note], **options)
+        out = model.generate(**given, max_new_tokens=tokens, logits_processor=[note], **options)
     if len(times) != tokens + 1:
         raise RuntimeError("torch ended early; the figure would be wrong")
     first, seconds, vision = times[1] - times[0], times[-1] - times[0], sum(seeing)
     image = Image.open(folder / "page.png").convert("RGB")
     process = getattr(own, "process", None)
     return {
+        "first_tokens": out[0, -tokens:].tolist()[:COMPARED],
+        "first_token_seconds": first,
         "processor_seconds": median_of(3, lambda: process(folder, image)) if process else None,
         "vision_seconds": vision,
         "prefill_seconds": first - vision,
@@ -163,15 +177,27 @@ def child_torch(family: str, folder: Path, tokens: int) -> dict[str, Any]:
 
 
 def report(figures: dict[str, dict[str, Any]]) -> str:
-    """A table for each family: ours beside transformers on torch."""
+    """A table for each family: ours beside the others."""
     lines = []
-    for family, columns in figures.items():
-        lines += ["", f"| {family}, random weights, float32, one A4 page | {' | '.join(columns)} |"]
+    for family, sides in figures.items():
+        columns = {name: column for name, column in sides.items() if name != "step"}
+        lines += ["", f"| {family}, random weights, float32, one page | {' | '.join(columns)} |"]
         lines.append("|---|" + "---|" * len(columns))
         for key, title in ROWS:
             cells = [_cell(column.get(key)) for column in columns.values()]
             lines.append(f"| {title} | {' | '.join(cells)} |")
+        lines += [
+            "",
+            *(f"- {name}: {note}" for name, column in columns.items() if (note := _note(column, columns["ours"]))),
+        ]
     return "\n".join(lines)
+
+
+def _note(column: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Why a column has no figures; or that it says other tokens than ours, so that one of the two is not the model."""
+    if column.get("first_tokens", ours.get("first_tokens")) != ours.get("first_tokens"):
+        return f"says other tokens than ours: {column['first_tokens']}, not {list(ours['first_tokens'])}"
+    return str(column.get("note", ""))
 
 
 def _cell(value: float | None) -> str:

@@ -8,6 +8,9 @@ from scripts.benchmark.checkpoint import write
 
 _FACTS = Path(__file__).resolve().parents[2] / "tests" / "families" / "deepseek_ocr"
 _TINY = "graph-tiles"
+_PICTURE = 128_815
+UNREAD = ("sam_model", "vision_model", "projector", "image_newline", "view_seperator")
+EXPERTS = ".experts."
 
 
 def checkpoint(folder: Path, tiny: bool) -> None:
@@ -59,3 +62,21 @@ def given(model: Any, row: dict[str, Any]) -> dict[str, Any]:
 def tower(model: Any) -> tuple[Any, str]:
     """Both towers and the projection."""
     return model.model, "get_image_features"
+
+
+def peer(folder: Path) -> Path:
+    """With the type of model that mlx-vlm's conversions have."""
+    from scripts.benchmark.vlm import folder_with
+
+    return folder_with(folder, json.loads((folder / "config.json").read_text()) | {"model_type": "deepseekocr"})
+
+
+def peer_given(row: dict[str, Any]) -> dict[str, Any]:
+    """Our prompt, the tiles and the view channels first, and which tokens are the picture."""
+    import mlx.core as mx
+
+    view = row["pixels"].transpose(2, 0, 1)[None]
+    tiles = row["tiles"].transpose(0, 3, 1, 2) if "tiles" in row else view * 0
+    grid = row["grid"].tolist() if "grid" in row else [1, 1]
+    given = {"input_ids": mx.array(row["ids"])[None], "pixel_values": [mx.array(tiles), mx.array(view)], "mask": None}
+    return given | {"images_spatial_crop": mx.array([grid]), "images_seq_mask": row["ids"][None] == _PICTURE}

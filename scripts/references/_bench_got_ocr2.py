@@ -30,6 +30,7 @@ _CONFIG = {
     "text_config": _TEXT,
     "vision_config": {"model_type": ""},
 }
+UNREAD = ("vision_tower", "multi_modal_projector")
 
 
 def checkpoint(folder: Path, tiny: bool) -> None:
@@ -76,3 +77,22 @@ def process(folder: Path, image: Any) -> Any:
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
     return GotOcr2ImageProcessorPil(size={"height": 1024, "width": 1024})(image, return_tensors="pt")
+
+
+def peer(folder: Path) -> Path:
+    """The original's config and names, which are the ones that mlx-vlm reads."""
+    from scripts.benchmark.vlm import folder_with
+
+    from ocr_mlx.model.families.got_ocr2.names import rename
+
+    config = json.loads((folder / "config.json").read_text())
+    flat = {name: value for name, value in config["text_config"].items() if name != "model_type"}
+    flat |= {"model_type": "GOT", "im_patch_token": config["image_token_index"], "vision_config": {}}
+    return folder_with(folder, flat, rename)
+
+
+def peer_given(row: dict[str, Any]) -> dict[str, Any]:
+    """Our prompt, the pictures as they are: its tower has channels last."""
+    import mlx.core as mx
+
+    return {"input_ids": mx.array(row["ids"])[None], "pixel_values": mx.array(row["pixels"]), "mask": None}

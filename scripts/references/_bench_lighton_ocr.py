@@ -16,6 +16,7 @@ _SPECIAL = {
     "<|image_pad|>": 151_655,
 }
 _CELL = 28
+UNREAD = ("vision_encoder", "vision_tower", "vision_projection", "multi_modal_projector")
 
 
 def checkpoint(folder: Path, tiny: bool) -> None:
@@ -73,3 +74,21 @@ def process(folder: Path, image: Any) -> Any:
 
     processor = PixtralImageProcessorPil(size={"longest_edge": 1540}, patch_size=_CELL, do_pad=False)
     return processor([image], return_tensors="pt")
+
+
+def peer(folder: Path) -> Path:
+    """As it is: mlx-vlm takes the published config's mistral3 at its word. Norms of queries and keys are in it too."""
+    from scripts.benchmark.vlm import folder_with
+
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"].setdefault("use_qk_norm", True)
+    return folder_with(folder, config)
+
+
+def peer_given(row: dict[str, Any]) -> dict[str, Any]:
+    """Our prompt, the picture channels first, and its size."""
+    import mlx.core as mx
+
+    pixels = mx.array(row["pixels"].transpose(2, 0, 1)[None])
+    given = {"input_ids": mx.array(row["ids"])[None], "pixel_values": pixels, "mask": None}
+    return given | {"image_sizes": [pixels.shape[2:]]}

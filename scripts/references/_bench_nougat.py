@@ -9,6 +9,7 @@ from scripts.benchmark.nougat import word_tokenizer
 
 _FACTS = Path(__file__).resolve().parents[2] / "tests" / "families" / "nougat"
 _PICTURE = {"image_processor_type": "NougatImageProcessor", "size": {"height": 896, "width": 672}}
+UNREAD = ("encoder.", "embed_positions", "encoder_attn.k_proj", "encoder_attn.v_proj")
 
 
 def checkpoint(folder: Path, tiny: bool) -> None:

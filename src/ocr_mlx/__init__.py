@@ -51,13 +51,16 @@ def read(
     password: str | None = None,
     dpi: float | None = None,
     keep_alive: float | None = None,
+    timeout: float | None = None,
+    fresh: bool = False,
     on_event: OnEvent | None = None,
     **decode: Unpack[DecodeOptions],
 ) -> OcrResult:
     """Read a document: a path, an `http(s)://`, `file://` or `data:` address, or the bytes of an image or PDF.
 
     `model` is an alias, a hub id or a folder (None: the configured default); `pages` is text such as `1-3,7` (None:
-    all). The model stays in memory for `keep_alive` seconds. Safe to call from several threads.
+    all). The model stays in memory for `keep_alive` seconds; reading may take `timeout` seconds once it is there; `fresh` reads
+    pages again that were read before. Safe to call from several threads.
     Raises `ocr_mlx.errors.InvalidOption` for an argument of the wrong kind, and another subclass of
     `ocr_mlx.errors.OcrMlxError` when nothing can be read; a single bad page is a page of the
     result with the status `failed`.
@@ -75,6 +78,8 @@ def read(
         dpi=dpi,
         password=password,
         keep_alive=keep_alive,
+        timeout=timeout,
+        fresh=fresh,
     )
     return _service().run(request, on_event)
 

@@ -27,6 +27,7 @@ from typing import Any
 import uvicorn
 
 from ocr_mlx import __version__
+from ocr_mlx.engine.observer import Observer
 from ocr_mlx.errors import EngineError, UnknownModel
 from ocr_mlx.jobs.base import Jobs
 from ocr_mlx.jobs.build import build_jobs
@@ -34,6 +35,7 @@ from ocr_mlx.server.app import create_app
 from ocr_mlx.server.choice import ModelChoice
 from ocr_mlx.server.deepseek.history import history_of
 from ocr_mlx.server.deps import ServerContext
+from ocr_mlx.server.metrics import Metrics
 from ocr_mlx.server.running import DocumentRunner, EngineSlot, Service
 from ocr_mlx.settings import InvalidSetting, Settings
 from ocr_mlx.settings.presets import PRESETS
@@ -174,11 +176,12 @@ class Sidecar(uvicorn.Server):
 
 
 def _serve(settings: Settings, sock: socket.socket, options: argparse.Namespace) -> None:
-    tail = logs.configure(settings.log_level)
+    tail = logs.configure(settings.log_level, style=settings.log_format)
     for name in Settings.unknown():
         log.warning("%s is no setting; `python -m ocr_mlx.settings` lists them", name)
     port, instance = sock.getsockname()[1], secrets.token_hex(8)
-    engine = EngineSlot(lambda: _build(settings))
+    metrics = Metrics(lambda: engine.state)
+    engine = EngineSlot(lambda: _build(settings, metrics))
     runner = DocumentRunner(engine, threads=settings.queue + 4)
     jobs = build_jobs(settings.job_options(), engine.wait)
     record = _Record(settings, port, instance)
@@ -198,6 +201,7 @@ def _serve(settings: Settings, sock: socket.socket, options: argparse.Namespace)
         instance=instance,
         shutdown=lambda: server.end(),
         logs=tail,
+        metrics=metrics,
     )
     server = Sidecar(uvicorn_config(create_app(context), settings), drain=settings.drain, on_ready=ready)
     server.expire, server.at_once, server.on_end = runner.stop, record.remove, jobs.stop
@@ -217,13 +221,13 @@ def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _build(settings: Settings) -> Service:
+def _build(settings: Settings, observer: Observer) -> Service:
     """The engine; and what has expired while no server ran goes."""
     history_of(settings).sweep()
     options = settings.engine_options()
     from ocr_mlx.engine.build import build_service
 
-    service = build_service(options)
+    service = build_service(options, observer)
     _check_model(settings)
     return service
 
@@ -260,8 +264,11 @@ def _close(record: _Record, jobs: Jobs, runner: DocumentRunner, engine: EngineSl
     end.start()
     jobs.close()
     runner.close()
-    engine.close()
+    ended = engine.close()
     log.info("ended")
+    if not ended:  # Python would wait for that thread, or abort on it
+        logging.shutdown()
+        os._exit(0)
 
 
 class _Record:

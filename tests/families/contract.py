@@ -136,6 +136,89 @@ def check_trimmed_tokens_are_forgotten(subject: Subject) -> None:
     follow(graph, state, ids, expected, [start + 2 for start in at], 2, subject)
 
 
+def check_drafts_are_verified_row_by_row(subject: Subject) -> None:
+    """Rows of different lengths verify drafts that are wrong from different places on, again and again."""
+    graph = subject.load().graph
+    ids, expected = greedy(graph, subject.rows, 2 * STEPS)
+    state, at = ragged(graph, subject.rows, ids)
+    for turn in range(3):
+        draft = np.stack([row[start : start + 4] for row, start in zip(ids, at, strict=True)])
+        right = [1 + (turn + row) % 4 for row in range(len(at))]
+        for row, count in enumerate(right):
+            draft[row, count:] = (draft[row, count:] + 1) % expected.shape[-1]
+        found = numbers(graph.decode(mx.array(draft), state))
+        for row, count in enumerate(right):
+            close(found[row, :count], expected[row, at[row] + 1 : at[row] + 1 + count], subject)
+        state.trim([4 - count for count in right])
+        at = [start + count for start, count in zip(at, right, strict=True)]
+    follow(graph, state, ids, expected, at, 2, subject)
+
+
+def check_trim_right_after_merge_and_keep(subject: Subject) -> None:
+    """What was just merged or kept can be trimmed at once, row by row, and goes on."""
+    graph = subject.load().graph
+    ids, expected = greedy(graph, subject.rows, 2 * STEPS)
+    state, at = ragged(graph, subject.rows, ids)
+    cuts = [min(row + 1, start) for row, start in enumerate(at)]
+    state.trim(cuts)
+    at = [start - cut for start, cut in zip(at, cuts, strict=True)]
+    follow(graph, state, ids, expected, at, 2, subject)
+    order = [len(at) - 1, 0]
+    state.keep(order)
+    state.trim([2, 1])
+    at = [at[order[0]], at[order[1]] + 1]
+    follow(graph, state, ids[order], expected[order], at, 2, subject)
+    _, late = graph.prefill(subject.rows[1:2])
+    state.merge(late)
+    state.trim([0, 1, 0])
+    order, at = [*order, 1], [at[0] + 2, at[1] + 1, 0]
+    follow(graph, state, ids[order], expected[order], at, 2, subject)
+
+
+def check_copies_of_a_row_go_their_own_way(subject: Subject) -> None:
+    """A row that is kept twice is two rows."""
+    graph = subject.load().graph
+    ids, expected = greedy(graph, subject.rows, 2 * STEPS)
+    state, at = ragged(graph, subject.rows, ids)
+    order = [1, 0, 1]
+    state.keep(order)
+    at = [at[row] for row in order]
+    tokens = np.stack([ids[row, start : start + 2] for row, start in zip(order, at, strict=True)])
+    tokens[0] = (tokens[0] + 1) % expected.shape[-1]
+    graph.decode(mx.array(tokens), state)
+    state.trim([2, 0, 0])
+    follow(graph, state, ids[order], expected[order], [at[0], at[1] + 2, at[2] + 2], 2, subject)
+
+
+def check_passes_of_one_width_are_exact(subject: Subject) -> None:
+    """Where every pass has the same number of rows, a row's logits are to the bit the same among any others."""
+    graph, width = subject.load().graph, 4
+    ids, _ = greedy(graph, subject.rows, 2 * STEPS)
+    alone = []
+    for row in range(len(subject.rows)):
+        _, state = graph.prefill(subject.rows[row : row + 1])
+        state.stand_apart()
+        state.keep([0] * width)
+        alone.append([advance(graph, state, ids[[row] * width], [step] * width, 1)[0, 0] for step in range(STEPS)])
+    order = [*range(len(subject.rows))][::-1]
+    _, state = graph.prefill(subject.rows[order[0] : order[0] + 1])
+    state.stand_apart()
+    for place, row in enumerate(order):
+        if place:
+            _, late = graph.prefill(subject.rows[row : row + 1])
+            state.merge(late)
+    state.keep([*range(len(order)), *[0] * (width - len(order))])
+    rows = [*order, *[order[0]] * (width - len(order))]
+    ahead = [2 * (row % 2) for row in rows]
+    for step in range(2):
+        advance(graph, state, ids[rows], [min(step, start) for start in ahead], 1)
+        state.trim([1 - start // 2 for start in ahead])
+    for step in range(STEPS - 2):
+        found = advance(graph, state, ids[rows], [start + step for start in ahead], 1)[:, 0]
+        for place, row in enumerate(order):
+            np.testing.assert_array_equal(found[place], alone[row][ahead[place] + step])
+
+
 def check_bytes_are_counted(subject: Subject) -> None:
     """The state tells its size, its arrays make it up, and one row less is less."""
     graph = subject.load().graph
@@ -203,6 +286,10 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_rows_join_and_leave,
     check_shorter_state_takes_longer_one,
     check_trimmed_tokens_are_forgotten,
+    check_drafts_are_verified_row_by_row,
+    check_trim_right_after_merge_and_keep,
+    check_copies_of_a_row_go_their_own_way,
+    check_passes_of_one_width_are_exact,
     check_bytes_are_counted,
     check_positions_are_declared,
     check_sanitize_twice_is_once,
@@ -225,6 +312,16 @@ def greedy(
         if step + 1 < steps:
             seen.append(numbers(graph.decode(mx.array(ids[-1][:, None]), state)[:, -1]))
     return np.stack(ids, 1), np.stack(seen, 1)
+
+
+def ragged(graph: Graph, rows: Sequence[ModelInputs], ids: NDArray[np.int64]) -> tuple[DecodeState, list[int]]:
+    """All rows in one state, each one token further than the one before it, and how far each is."""
+    _, state = graph.prefill(rows[:1])
+    for row in range(1, len(rows)):
+        _, other = graph.prefill(rows[row : row + 1])
+        advance(graph, other, ids[row : row + 1], [0], row)
+        state.merge(other)
+    return state, list(range(len(rows)))
 
 
 def advance(graph: Graph, state: DecodeState, ids: NDArray[np.int64], at: Sequence[int], count: int) -> Logits:

@@ -64,6 +64,9 @@ class ScriptState:
     def trim(self, counts: Sequence[int]) -> None:
         self.at = [at - n for at, n in zip(self.at, counts, strict=True)]
 
+    def stand_apart(self) -> None:
+        pass
+
 
 class ScriptGraph:
     """Logits 10 for the script's next token, 0 elsewhere. `widths` records every decode step's number of rows."""
@@ -89,8 +92,11 @@ class ScriptGraph:
     def decode(self, tokens: mx.array, state: ScriptState) -> mx.array:
         self.gate()
         self.widths.append(state.rows)
-        state.at = [at + tokens.shape[1] for at in state.at]
-        return self._logits(state)[:, None]
+        steps = []
+        for _ in range(tokens.shape[1]):
+            state.at = [at + 1 for at in state.at]
+            steps.append(self._logits(state))
+        return mx.stack(steps, axis=1)
 
     @staticmethod
     def _logits(state: ScriptState) -> mx.array:

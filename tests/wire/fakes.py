@@ -20,7 +20,7 @@ from ocr_mlx.domain import (
 )
 from ocr_mlx.endpoint import Sidecar, uvicorn_config
 from ocr_mlx.engine.board import ModelState
-from ocr_mlx.engine.cache import CachedModel
+from ocr_mlx.engine.cache import CachedModel, Evicted, Eviction, MemoryState
 from ocr_mlx.jobs.base import Jobs
 from ocr_mlx.pages.fetch import FetchLimits, fetch
 from ocr_mlx.pages.media import detect
@@ -57,9 +57,21 @@ def names_the_media(request: OcrRequest, _cancel: threading.Event) -> OcrResult:
 @dataclass
 class FakeCache:
     models: tuple[CachedModel, ...] = ()
+    evictions: tuple[Eviction, ...] = ()
+    waiting: tuple[str, ...] = ()
+    told: Evicted = field(default_factory=lambda: Evicted(gone=(), in_use=()))
+    asked: list[str | None] = field(default_factory=list)
 
     def snapshot(self) -> tuple[CachedModel, ...]:
         return self.models
+
+    def memory(self) -> MemoryState:
+        held = sum(model.bytes for model in self.models)
+        return MemoryState(limit=1000, held=held, process=77, waiting=self.waiting, evictions=self.evictions)
+
+    def evict(self, name: str | None = None) -> Evicted:
+        self.asked.append(name)
+        return self.told
 
 
 @dataclass

@@ -20,6 +20,7 @@ from ocr_mlx.domain import (
     OnEvent,
     PageDone,
     TextDelta,
+    TextRewind,
 )
 from ocr_mlx.errors import Cancelled, DownloadFailed
 from ocr_mlx.server.deepseek import routes, tasks
@@ -55,6 +56,7 @@ class Stepping(FakeService):
         on_event(DocumentStarted(model="m", pages=(0, 1)))
         for index in range(2):
             on_event(TextDelta(page=index, text="secret words"))
+            on_event(TextRewind(page=index, length=3))
             on_event(PageDone(result=page(index)))
             self.may.acquire(timeout=10)
         return result(page(0), page(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,9 +12,10 @@ import httpx
 import pytest
 
 from ocr_mlx.engine.board import ModelState
-from ocr_mlx.engine.cache import CachedModel
+from ocr_mlx.engine.cache import CachedModel, Evicted, Eviction
 from ocr_mlx.errors import OcrMlxError
 from ocr_mlx.jobs.records import JobRequest, JobState
+from ocr_mlx.model.registry import resolve_name
 from ocr_mlx.server.jobs.catalog import Catalog
 from ocr_mlx.server.running import EngineSlot
 from ocr_mlx.settings import Settings
@@ -78,7 +80,7 @@ def test_the_list_asks_the_store_once(client: httpx.Client, jobs: FakeJobs, monk
 
 def test_the_list(client: httpx.Client) -> None:
     answer = client.get("/models").json()
-    assert answer.keys() == {"models", "current_model", "default_model"}
+    assert answer.keys() == {"models", "current_model", "default_model", "memory"}
     assert (answer["current_model"], answer["default_model"]) == (None, "qari")
     assert [model["name"] for model in answer["models"]] == NAMES
     for model in answer["models"]:
@@ -114,6 +116,13 @@ def test_what_is_on_its_way(
     assert answer == {"model": name, "status": status, "progress": progress, "is_ready": False}
 
 
+def test_what_waits_for_memory(client: httpx.Client, service: FakeService) -> None:
+    service.board.states["got"] = ModelState(stage="loading")
+    service.cache = FakeCache(waiting=(GOT,))
+    answer = client.get("/models/got/status").json()
+    assert (answer["status"], answer["is_ready"]) == ("loading", False) and "Waits" in answer["message"]
+
+
 @pytest.mark.parametrize(
     ("asked", "name", "status"),
     [
@@ -135,6 +144,106 @@ def test_the_status_of_one(client: httpx.Client, asked: str, name: str, status: 
     assert answer.json().keys() == {"model", "status", "progress", "message", "is_ready"}
 
 
+def test_the_memory_of_the_models(client: httpx.Client, service: FakeService, hub: Path) -> None:
+    folder = next(hub.glob("models--me--tuned/snapshots/*"))
+    used = replace(cached(GOT), idle_seconds=60.0, pinned=True)
+    gone = Eviction(id=str(folder), at=0.5, reason="room", held=30, released=20)
+    service.cache = FakeCache(
+        (used, cached(str(folder), leases=2)), evictions=(replace(gone, at=0.0), gone), waiting=("qari",)
+    )
+    answer = client.get("/models")
+    told = answer.json()["memory"]
+    assert str(hub) not in answer.text
+    got, own = told.pop("models")
+    last_used = datetime.fromisoformat(got.pop("last_used")).replace(tzinfo=UTC)
+    assert abs(datetime.now(UTC) - timedelta(minutes=1) - last_used) < timedelta(seconds=10)
+    shared = {"family": "any", "bytes": 1, "leaving": False}
+    assert got == shared | {"name": "got", "requests": 0, "idle_seconds": 60.0, "pinned": True}
+    assert (own["name"], own["requests"], own["pinned"]) == (folder.name, 2, False)
+    newest, oldest = told.pop("evictions")
+    assert newest == {
+        "name": folder.name,
+        "at": "1970-01-01T00:00:00.500000",
+        "reason": "room",
+        "held_bytes": 30,
+        "released_bytes": 20,
+    }
+    assert oldest["at"] == "1970-01-01T00:00:00.000000"
+    assert told == {"limit_bytes": 1000, "models_bytes": 2, "process_bytes": 77, "waiting": ["qari"]}
+
+
+def test_the_memory_before_the_engine_runs_is_not_known(hub: Path) -> None:
+    made = context(FakeService(), Settings(models_dir=hub, offline=True))
+    assert Catalog(made).memory() is None
+    assert Catalog(made).evict(None).message == Catalog(made).evict("got").message == "No model is in memory."
+    assert made.engine.state == "starting"
+
+
+def test_evict_one(client: httpx.Client, service: FakeService) -> None:
+    service.cache.models = (cached(GOT),)
+    service.cache.told = Evicted(gone=(Eviction(id=GOT, at=1.0, reason="asked", held=7, released=8),), in_use=())
+    for name in ("got", "GOT", GOT):
+        answer = client.post(f"/models/{name}/evict")
+        assert answer.status_code == 200
+        assert answer.json() == {
+            "evicted": [
+                {
+                    "name": "got",
+                    "at": "1970-01-01T00:00:01.000000",
+                    "reason": "asked",
+                    "held_bytes": 7,
+                    "released_bytes": 8,
+                }
+            ],
+            "in_use": [],
+            "message": "Unloaded.",
+        }
+    assert {resolve_name(str(asked)) for asked in service.cache.asked} == {GOT}
+
+
+def test_evict_one_that_is_in_use(client: httpx.Client, service: FakeService) -> None:
+    service.cache.told = Evicted(gone=(), in_use=(GOT,))
+    answer = client.post("/models/got/evict")
+    assert answer.status_code == 202
+    assert answer.json()["in_use"] == ["got"] and "last request" in answer.json()["message"]
+
+
+def test_evict_one_that_is_not_in_memory(client: httpx.Client) -> None:
+    answer = client.post("/models/qari/evict")
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"evicted": [], "in_use": [], "message": "It was not in memory."},
+    )
+
+
+def test_evict_all(client: httpx.Client, service: FakeService) -> None:
+    gone = Eviction(id=GOT, at=1.0, reason="asked", held=7, released=8)
+    service.cache.told = Evicted(gone=(gone, gone), in_use=("builtin",))
+    answer = client.post("/models/evict")
+    assert answer.status_code == 200
+    assert (answer.json()["in_use"], answer.json()["message"]) == (["builtin"], "2 unloaded. 1 in use stayed.")
+    assert service.cache.asked == [None]
+
+
+def test_evict_a_folder_that_is_in_memory_by_its_name(
+    client: httpx.Client, service: FakeService, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my-own"
+    folder.mkdir()
+    assert client.post("/models/my-own/evict").status_code == 404
+    service.cache.models = (cached(str(folder)),)
+    assert client.post("/models/my-own/evict").status_code == 200
+    assert service.cache.asked == [str(folder)]
+
+
+def test_evict_is_not_for_web_pages(client: httpx.Client, service: FakeService) -> None:
+    for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Host": "evil.example"}):
+        for path in ("/models/evict", "/models/got/evict"):
+            assert client.post(path, headers=headers).status_code == 403
+    assert client.get("/models/evict").status_code in (404, 405)
+    assert service.cache.asked == []
+
+
 STRANGERS = ["zzz", "nobody/nothing", "a/b/c", "..", "~root", "openai+http://127.0.0.1:1/v1#x", "\x00", "x" * 300, " "]
 
 
@@ -142,6 +251,7 @@ STRANGERS = ["zzz", "nobody/nothing", "a/b/c", "..", "~root", "openai+http://127
 def test_models_that_nobody_knows(client: httpx.Client, jobs: FakeJobs, name: str) -> None:
     answer = client.get(f"/models/{quote(name, safe='/')}/status")
     assert answer.status_code == 404
+    assert client.post(f"/models/{quote(name, safe='/')}/evict").status_code == 404
     answer = client.post("/models/switch", json={"model": name})
     assert answer.status_code == 400
     assert answer.json() == {"detail": f"Unknown model: {name}. Use GET /models to list available models."}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from ocr_mlx.domain import DocumentDone, OcrResult, Page, PageDone, PageResult, PageStatus, TextDelta
+from ocr_mlx.domain import DocumentDone, OcrResult, Page, PageDone, PageResult, PageStatus, TextDelta, TextRewind
 from ocr_mlx.model.families.deepseek_ocr.modes import Reading
 from ocr_mlx.model.families.deepseek_ocr.postprocess import clean_page as deepseek
 from ocr_mlx.model.families.got_ocr2 import postprocess as got
@@ -17,7 +17,7 @@ from ocr_mlx.model.families.nougat.postprocess import clean_page as nougat
 from ocr_mlx.model.families.nougat.strips import tidy
 from ocr_mlx.model.families.qwen2_vl import markup as qwen
 from ocr_mlx.server.openai.convert import chat
-from ocr_mlx.server.openai.live import LiveText
+from ocr_mlx.server.openai.live import LiveText, repeated
 from ocr_mlx.server.openai.schemas import ChatRequest
 from tests.wire.openai_fakes import messages
 
@@ -83,3 +83,28 @@ def test_prose_does_not_wait_for_the_end(name: str) -> None:
     raw = "A short note on reading\n\nThis page was drawn for the sample. It is\nplain text, 37.50 EUR for 250 copies."
     before, after = told(raw, CLEAN[name](raw), random.Random(1))
     assert (before, after) == (raw.removesuffix(" copies."), " copies.")
+
+
+@pytest.mark.parametrize("size", [1, 5, 40])
+def test_the_pieces_of_a_page_that_looped_make_its_text(size: int) -> None:
+    """A loop's first round stays; the rest is taken back, whenever that is noticed, and other words follow."""
+    rng = random.Random(size)
+    for _ in range(200):
+        before, after = (" ".join(rng.choice(PROSE) for _ in range(rng.randrange(1, 30))) for _ in range(2))
+        turn = "".join(f" {rng.choice(PROSE)}" for _ in range(rng.randrange(1, 40)))
+        raw = before + turn * rng.randrange(2, 9) + turn[: rng.randrange(len(turn))]
+        kept = before + turn
+        live = LiveText(ASK, (0,), before=False)
+        out = "".join(live.take(TextDelta(page=0, text=raw[at : at + size])) for at in range(0, len(raw), size))
+        live.take(TextRewind(page=0, length=len(kept)))
+        whole = f"{kept} {after}"
+        out += live.take(TextDelta(page=0, text=f" {after}"))
+        out += live.take(PageDone(result=PageResult(index=0, status=PageStatus.OK, text=whole, raw_text=whole)))
+        assert out == whole and not live.differing
+
+
+def test_what_repeats_is_counted() -> None:
+    assert [repeated(text) for text in ("", "a", "ab", "aa", "abab", "xabcabca", "abcXabc", "abcXabcd")] == [
+        *(0, 0, 0, 1, 2, 4, 3, 0)
+    ]
+    assert repeated("word" + "-" * 2000 + "word") == 0

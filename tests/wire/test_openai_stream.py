@@ -21,11 +21,13 @@ from ocr_mlx.domain import (
     PageStarted,
     PageStatus,
     TextDelta,
+    TextRewind,
 )
 from ocr_mlx.errors import OutOfMemory
-from ocr_mlx.server.openai.stream import with_pauses
+from ocr_mlx.server.streams import with_pauses
 from tests.wire.fakes import page, result
 from tests.wire.openai_fakes import DEEPSEEK, Step, TellingService, client_of, image, messages
+from tests.wire.scripted import reading
 
 
 def steps(*pages: PageResult, deltas: dict[int, list[str]] | None = None) -> list[Step]:
@@ -146,13 +148,49 @@ def test_a_page_that_fails_alone_holds_nobody_up(client: openai.OpenAI, service:
     assert texts == ["Second", "\n\nThird"]
 
 
-def test_what_a_loop_said_too_much_is_told_in_the_end(client: openai.OpenAI, service: TellingService) -> None:
+def test_what_a_loop_repeats_is_not_let_out(client: openai.OpenAI, service: TellingService) -> None:
     done = page(0, "over and", PageStatus.LOOP_STOPPED)
     service.documents = [steps(done, deltas={0: ["over and over and over and "]})]
     chunks = streamed(client)
-    assert "".join(contents(chunks)) == "over and over and over"
-    assert chunks[-1].choices[0].finish_reason == "length"
-    assert chunks[-1].ocr["pages"][0]["text"] == "over and"
+    assert "".join(contents(chunks)) == "over and"
+    assert chunks[-1].choices[0].finish_reason == "length" and "text" not in chunks[-1].ocr["pages"][0]
+
+
+@pytest.mark.parametrize("more", [{}, {"response_format": {"type": "json_object"}}])
+def test_a_loop_that_is_taken_back_and_read_again(
+    client: openai.OpenAI, service: TellingService, more: dict[str, Any]
+) -> None:
+    done = page(0, "Once over and then on.", PageStatus.LOOP_RECOVERED)
+    told: list[Step] = [DocumentStarted(model="fake", pages=(0,)), PageStarted(page=0)]
+    told += [TextDelta(page=0, text=text) for text in ("Once over", " and over", " and over", " and over")]
+    told += [TextRewind(page=0, length=13), TextDelta(page=0, text=" then"), TextDelta(page=0, text=" on.")]
+    service.documents = [[*told, PageDone(result=done), DocumentDone(result=result(done))]]
+    chunks = streamed(client, **more)
+    assert "".join(contents(chunks)) == done.text
+    assert chunks[-1].ocr["pages"] == [{"document": 0, "index": 0, "status": "loop_recovered", "confidence": None}]
+
+
+def test_a_real_loop_leaves_the_text_of_the_plain_answer() -> None:
+    body = {"model": DEEPSEEK, "messages": messages()}
+    with reading(["Once " + "over and " * 200 + "on."], ["Plain."]) as (_, url):
+        whole = httpx.post(f"{url}/v1/chat/completions", json=body).json()
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+            chunks = streamed(client)
+    assert "".join(contents(chunks)) == whole["choices"][0]["message"]["content"]
+    assert chunks[-1].ocr["pages"] == whole["ocr"]["pages"]
+    assert whole["ocr"]["pages"][0]["status"].startswith("loop_")
+
+
+def test_words_that_are_taken_back_after_they_came_out_are_told_in_the_end(
+    client: openai.OpenAI, service: TellingService
+) -> None:
+    done = page(0, "Plain other words.", PageStatus.LOOP_RECOVERED)
+    told: list[Step] = [DocumentStarted(model="fake", pages=(0,)), TextDelta(page=0, text="Plain words and more ")]
+    told += [TextRewind(page=0, length=6), TextDelta(page=0, text="other words."), PageDone(result=done)]
+    service.documents = [[*told, DocumentDone(result=result(done))]]
+    chunks = streamed(client)
+    assert "".join(contents(chunks)) == "Plain words and"
+    assert chunks[-1].ocr["pages"][0]["text"] == done.text
 
 
 def test_json_comes_as_the_model_writes_it(client: openai.OpenAI, service: TellingService) -> None:

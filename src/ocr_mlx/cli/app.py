@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from ocr_mlx import __version__
 from ocr_mlx.cli import console
 from ocr_mlx.cli.progress import reporter
 from ocr_mlx.cli.read import Exit, Reader, ReadOptions, read
+from ocr_mlx.cli.words import Shown, dashes
 from ocr_mlx.domain import UNSET, DecodeOverrides, OcrRequest, Prompt, Upload
 from ocr_mlx.errors import InvalidOption, ModelError, OcrMlxError
 from ocr_mlx.settings import InvalidSetting, Settings
@@ -59,27 +60,14 @@ contract = typer.Typer(
 )
 
 
-class Shown(TyperCommand):
-    """A command whose help names its arguments as people write them: `INPUT...`."""
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Typer's pieces without its braces."""
-        return [piece.translate(_NO_BRACES) for piece in super().collect_usage_pieces(ctx)]
-
-    def get_help(self, ctx: Any) -> str:
-        """Typer's help; the type of a list goes, and what follows stays in its column."""
-        return super().get_help(ctx).replace("INPUT <list[str]>", "INPUT...".ljust(len("INPUT <list[str]>")))
-
-
-_NO_BRACES = str.maketrans("", "", "{}")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tools:
     """What commands get from outside; tests put in their own."""
 
     settings: Callable[[], Settings]
     build: Callable[[Settings], Reader]
+    busy: threading.Event = field(default_factory=threading.Event)
+    """Set where the engine is closed and a thread still computes, which nothing can stop."""
 
 
 def build_reader(settings: Settings) -> Reader:
@@ -92,32 +80,27 @@ def build_reader(settings: Settings) -> Reader:
 
 def main(argv: Sequence[str], tools: Tools | None = None) -> None:
     """Run a command; always ends in SystemExit with its status."""
-    arguments = _dashes(argv)
+    arguments = dashes(argv)
     earlier = bool(arguments) and arguments[0].split("=")[0] in _CONTRACT
     _start(contract if earlier else app, arguments, tools, "ocr_mlx")
 
 
 def module_main(argv: Sequence[str], tools: Tools | None = None) -> None:
     """`main` for `python -m ocr_mlx.cli`, whose own form is `--input PAGE`; help and usage are about that."""
-    arguments = _dashes(argv)
+    arguments = dashes(argv)
     earlier = not arguments or arguments[0].split("=")[0] in (*_CONTRACT, "-h", "--help")
     _start(contract if earlier else app, arguments, tools, "python -m ocr_mlx.cli")
 
 
 def _start(wanted: typer.Typer, arguments: Sequence[str], tools: Tools | None, name: str) -> None:
     warnings.filterwarnings("ignore", module="PIL")  # what a picture does wrong is told with its page
-    wanted(arguments, obj=tools or Tools(settings=Settings.from_env, build=build_reader), prog_name=name)
-
-
-def _dashes(argv: Sequence[str]) -> list[str]:
-    """`--top_p` is `--top-p`, everywhere."""
-    end = argv.index("--") if "--" in argv else len(argv)
-    return [_dashed(word) for word in argv[:end]] + list(argv[end:])
-
-
-def _dashed(word: str) -> str:
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+    tools = tools or Tools(settings=Settings.from_env, build=build_reader)
+    try:
+        wanted(arguments, obj=tools, prog_name=name)
+    except SystemExit as end:
+        if tools.busy.is_set():
+            console.end_now(end.code)
+        raise
 
 
 @contextmanager
@@ -195,6 +178,8 @@ def read_command(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes sampling repeatable.")] = None,
     dpi: Annotated[float | None, typer.Option(min=18, max=1200, help="Resolution for PDF pages.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that reading may take, loading not counted.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Read every page again, also one read before.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="A page that is cut off or repeats itself counts as failed.")
     ] = False,
@@ -220,6 +205,8 @@ def read_command(
         padding=padding,
         dpi=dpi,
         password=password,
+        timeout=timeout,
+        fresh=fresh,
     )
     options = ReadOptions(request=request, output=output, format=_format(format, output), strict=strict)
     _read(context.obj, inputs, options, quiet)
@@ -272,7 +259,8 @@ def _read(tools: Tools, words: list[str], options: ReadOptions, quiet: bool) -> 
             with reporter(quiet) as seen:
                 status = read(words, options, reader, seen)
         finally:
-            reader.close()
+            if reader.close() is False:
+                tools.busy.set()
     raise typer.Exit(status)
 
 

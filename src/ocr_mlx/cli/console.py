@@ -21,6 +21,11 @@ def check_output() -> None:
         raise NoOutput("Standard output is closed.", hint="Open it, or name a file with --output.")
 
 
+def is_terminal() -> bool:
+    """Whether a person sees standard output as it is written."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def say(text: str) -> None:
     """Write one line, or several, to standard output. Raises NoOutput."""
     write(text + "\n")
@@ -57,3 +62,11 @@ def _forget() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def end_now(code: object) -> None:
+    """End the process with this exit status, whatever its threads do."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)

@@ -62,12 +62,12 @@ def _machine(settings: Settings) -> Iterator[str]:
     import psutil
 
     load_blas(settings.blas)
-    from ocr_mlx.engine.device import default_device
+    from ocr_mlx.engine.device import default_device, models_memory
 
     device = default_device()
     memory = psutil.virtual_memory()
-    room = f", {device.memory / 1e9:.1f} GB for models" if device.memory else ""
-    yield f"device: {device.name} {device.detail}{room}, {psutil.cpu_count()} cores"
+    room = settings.engine_options().memory or models_memory()
+    yield f"device: {device.name} {device.detail}, {room / 1e9:.1f} GB for models, {psutil.cpu_count()} cores"
     yield f"memory: {memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
     if device.name == "cpu":
         yield from _blas()

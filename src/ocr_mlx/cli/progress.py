@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from ocr_mlx.domain import DocumentStarted, Event, ModelProgress, PageDone, TextDelta
+from ocr_mlx.cli.live import Finished
+from ocr_mlx.domain import DocumentStarted, Event, ModelProgress, PageDone, PageResult, PageStatus, TextDelta
 
 
 class Reporter(Protocol):
@@ -20,6 +21,10 @@ class Reporter(Protocol):
 
     def progress(self, what: str, done: int, total: int) -> None:
         """So many bytes of something are done; all of them when both are equal, unknown how many when `total` is 0."""
+        ...
+
+    def page(self, label: str, page: Finished, reason: str) -> None:
+        """A page of the document `label` is done; `reason` says why it is not whole."""
         ...
 
     def note(self, message: str) -> None:
@@ -41,6 +46,12 @@ class Plain:
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Nothing to show."""
+
+    def page(self, label: str, page: Finished, reason: str) -> None:
+        """Only what is wrong with it."""
+        if reason:
+            result = page.result
+            self.note(f"{label}: page {result.index + 1}: {result.status.value}: {reason}")
 
     def note(self, message: str) -> None:
         """One line on stderr."""
@@ -118,6 +129,10 @@ class Terminal:
             note=f"{done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else "",
         )
 
+    def page(self, label: str, page: Finished, reason: str) -> None:
+        """One line above the bars: what became of it, and how fast."""
+        self.note(f"{label}: {page.place}: {_told(page.result, reason)}")
+
     def note(self, message: str) -> None:
         """One line above the bars."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
@@ -131,6 +146,20 @@ class Terminal:
         elapsed = time.monotonic() - self._first if self._first is not None else 0.0
         pages = f"{self._done} of {self._total} pages"
         return f"{pages}, {self._tokens / elapsed:.0f} tokens/s" if self._tokens and elapsed > 0.2 else pages
+
+
+def _told(page: PageResult, reason: str) -> str:
+    """A page's line: its status where it is not simply read, its tokens and their rate, and what made it quick."""
+    said = [f"{page.status.value}: {reason}"] if reason else []
+    if page.status is PageStatus.BLANK:
+        said.append("blank")
+    if page.cached:
+        said.append("read before")
+    elif page.generated_tokens and page.seconds:
+        said.append(f"{page.generated_tokens} tokens, {page.generated_tokens / page.seconds:.0f} tokens/s")
+    if page.drafted:
+        said.append(f"{page.accepted} of {page.drafted} drafted tokens taken")
+    return ", ".join(said) or page.status.value
 
 
 def _licence(event: Event) -> str:

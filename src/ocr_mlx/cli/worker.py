@@ -42,7 +42,7 @@ def work(settings: Settings, threads: int) -> None:
         check_packages()
     except EngineError as error:
         raise InvalidSetting(error.message, hint=error.hint) from None
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, style=settings.log_format)
     options = settings.engine_options()
     from ocr_mlx.engine.build import build_service
 

@@ -7,15 +7,17 @@
 Importing this package costs httpx, and nothing of the engine.
 """
 
-from ocr_mlx.client.aio import AsyncClient, AsyncTextStream
+from ocr_mlx.client.aio import AsyncClient, AsyncEventStream, AsyncTextStream
 from ocr_mlx.client.errors import BadAnswer, NotReachable, OcrClientError, Refused, ServerFailed, TimedOut
+from ocr_mlx.client.live import Follow
 from ocr_mlx.client.nunoocr_client import DeepSeekOCRClient, DeepSeekOCRError, DjangoOCRService
 from ocr_mlx.client.records import Chat, Event, Job, Model, Models, Page, Reading
-from ocr_mlx.client.sync import Client, TextStream
+from ocr_mlx.client.sync import Client, EventStream, TextStream
 from ocr_mlx.client.webhook import verify_webhook
 
 __all__ = [
     "AsyncClient",
+    "AsyncEventStream",
     "AsyncTextStream",
     "BadAnswer",
     "Chat",
@@ -24,6 +26,8 @@ __all__ = [
     "DeepSeekOCRError",
     "DjangoOCRService",
     "Event",
+    "EventStream",
+    "Follow",
     "Job",
     "Model",
     "Models",

@@ -17,6 +17,7 @@ from ocr_mlx.client.chat import Deltas
 from ocr_mlx.client.documents import Document
 from ocr_mlx.client.errors import NotReachable, OcrClientError, ServerFailed, TimedOut, failure, translated
 from ocr_mlx.client.following import Listening, Waiting
+from ocr_mlx.client.live import Follow
 from ocr_mlx.client.options import ChatOptions, PageOptions, ReadOptions, SubmitOptions
 from ocr_mlx.client.records import Chat, Event, Job, Models, Page, Reading
 
@@ -87,6 +88,11 @@ class AsyncClient:
         """See `Client.stream`."""
         deltas = Deltas()
         return AsyncTextStream(deltas, self._texts(source, options, deltas))
+
+    def follow(self, source: Document, **options: Unpack[ReadOptions]) -> AsyncEventStream:
+        """See `Client.follow`."""
+        follow = Follow()
+        return AsyncEventStream(follow, self._follow(source, {"model": self._model, **options}, follow))
 
     async def extract(
         self, source: Document, schema: Mapping[str, Any], **options: Unpack[ChatOptions]
@@ -203,6 +209,13 @@ class AsyncClient:
                     yield text
             deltas.end()
 
+    async def _follow(self, source: Document, options: ReadOptions, follow: Follow) -> AsyncGenerator[Event, None]:
+        async with self._open(await asyncio.to_thread(calls.follow, source, options)) as pieces:
+            async for piece in pieces:
+                for event in follow.feed(piece):
+                    yield event
+            follow.end()
+
 
 class AsyncTextStream(AsyncIterator[str]):
     """Text as it comes; iterate it to the end, or use it in an `async with` block. Afterwards it says how it ended."""
@@ -217,6 +230,35 @@ class AsyncTextStream(AsyncIterator[str]):
     async def aclose(self) -> None:
         """Cancel what is still being read."""
         await self._texts.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class AsyncEventStream(AsyncIterator[Event]):
+    """See `EventStream`."""
+
+    def __init__(self, document: Follow, events: AsyncGenerator[Event, None]) -> None:
+        self.document = document
+        self._events = events
+
+    async def __anext__(self) -> Event:
+        return await anext(self._events)
+
+    async def pages(self) -> AsyncIterator[Page]:
+        """The pages alone, each as it is done."""
+        async for event in self:
+            if event.page is not None:
+                yield event.page
+
+    async def aclose(self) -> None:
+        """Cancel what is still being read."""
+        await self._events.aclose()
 
     async def __aenter__(self) -> Self:
         return self

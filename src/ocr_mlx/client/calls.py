@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 import httpx
 
-from ocr_mlx.client import chat, jobs
+from ocr_mlx.client import chat, jobs, live
 from ocr_mlx.client.documents import Document, open_document
 from ocr_mlx.client.errors import BadAnswer, failure, not_an_address, translated
 from ocr_mlx.client.locate import local_server
@@ -96,6 +96,12 @@ def read(source: Document, options: ReadOptions) -> Call[Reading]:
     """`POST /ocr` with JSON. Opens files."""
     body = given(options, ReadOptions) | {"filename": open_document(source).uri}
     return Call(method="POST", path="/ocr", json=body, parse=_reading)
+
+
+def follow(source: Document, options: ReadOptions) -> Call[Any]:
+    """The same as a stream of events."""
+    body = given(options, ReadOptions) | {"filename": open_document(source).uri}
+    return Call(method="POST", path="/ocr", json=body, headers=live.ACCEPT, parse=_raw)
 
 
 def ask(source: Document, options: ChatOptions) -> Call[Chat]:

@@ -46,10 +46,17 @@ class Decoding(Common, total=False):
 
 
 class ReadOptions(Decoding, total=False):
-    """What `read` takes. `padding` is white pixels on all sides; negative ones crop."""
+    """What `read` and `follow` take.
+
+    padding  white pixels on all sides; negative ones crop
+    timeout  seconds that the server may read, from the moment the model is there
+    fresh    read every page again, also one that was read before
+    """
 
     no_repeat_ngram: int | None
     padding: int | None
+    timeout: float | None
+    fresh: bool | None
 
 
 class ChatOptions(Decoding, total=False):

@@ -38,7 +38,8 @@ class Page:
     """One page. `number` counts from 1; `status` is ok, blank, truncated, loop_recovered, loop_stopped, cancelled or failed.
 
     `confidence` is the mean probability of its tokens, None where there is none; `tokens` is how many were written and
-    `prompt_tokens` how many went in, None where that is not known; `error` says why a page failed.
+    `prompt_tokens` how many went in, `seconds` how long it took, None where that is not known; `cached`: an earlier run gave
+    the text; `error` says why a page failed.
     """
 
     number: int
@@ -47,6 +48,8 @@ class Page:
     confidence: float | None = None
     tokens: int | None = None
     prompt_tokens: int | None = None
+    seconds: float | None = None
+    cached: bool = False
     error: str = ""
 
     def __str__(self) -> str:
@@ -99,9 +102,10 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """Something that happened to a job: `progress`, `page` or `done`, what the server says about it, and its id.
+    """Something that happened to a document, what the server says about it, and its id.
 
-    `page` is there for a page that is done.
+    `kind` is `progress`, `page` or `done` for a job; for a document that is followed see `Follow`. `page` is there for a page
+    that is done.
     """
 
     kind: str

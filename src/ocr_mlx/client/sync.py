@@ -17,6 +17,7 @@ from ocr_mlx.client.chat import Deltas
 from ocr_mlx.client.documents import Document
 from ocr_mlx.client.errors import NotReachable, OcrClientError, ServerFailed, TimedOut, failure, translated
 from ocr_mlx.client.following import Listening, Waiting
+from ocr_mlx.client.live import Follow
 from ocr_mlx.client.options import ChatOptions, PageOptions, ReadOptions, SubmitOptions
 from ocr_mlx.client.records import Chat, Event, Job, Models, Page, Reading
 
@@ -99,6 +100,11 @@ class Client:
         """Read a document and take the text as it comes. Closing the stream cancels the reading."""
         deltas = Deltas()
         return TextStream(deltas, self._texts(calls.stream(source, self._named(options)), deltas))
+
+    def follow(self, source: Document, **options: Unpack[ReadOptions]) -> EventStream:
+        """Read a document and take its events as they happen, page by page. Closing the stream cancels the reading."""
+        follow = Follow()
+        return EventStream(follow, self._follow(calls.follow(source, {"model": self._model, **options}), follow))
 
     def extract(self, source: Document, schema: Mapping[str, Any], **options: Unpack[ChatOptions]) -> dict[str, Any]:
         """What a page says, as an object of a JSON schema: the first page, unless `pages` names another.
@@ -214,6 +220,12 @@ class Client:
                     yield text
             deltas.end()
 
+    def _follow(self, call: Call[Any], follow: Follow) -> Generator[Event, None, None]:
+        with self._open(call) as pieces:
+            for piece in pieces:
+                yield from follow.feed(piece)
+            follow.end()
+
 
 class TextStream(Iterator[str]):
     """Text as it comes; iterate it to the end, or close it. Afterwards it says how the reading ended."""
@@ -228,6 +240,33 @@ class TextStream(Iterator[str]):
     def close(self) -> None:
         """Cancel what is still being read."""
         self._texts.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class EventStream(Iterator[Event]):
+    """A document's events as they happen; iterate it to the end, or close it. `document` is what they come to, see `Follow`."""
+
+    def __init__(self, document: Follow, events: Generator[Event, None, None]) -> None:
+        self.document = document
+        self._events = events
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def pages(self) -> Iterator[Page]:
+        """The pages alone, each as it is done."""
+        return (event.page for event in self if event.page is not None)
+
+    def close(self) -> None:
+        """Cancel what is still being read."""
+        self._events.close()
 
     def __enter__(self) -> Self:
         return self

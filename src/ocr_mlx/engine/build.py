@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,10 @@ from ocr_mlx.pages.load import PageLimits
 if TYPE_CHECKING:
     from ocr_mlx.engine.board import ModelBoard
     from ocr_mlx.engine.cache import Load
+    from ocr_mlx.engine.clock import IdleClock
     from ocr_mlx.engine.document import OpenDocument
+    from ocr_mlx.engine.observer import Observer
+    from ocr_mlx.engine.page_cache import PageCache
     from ocr_mlx.engine.service import OcrService
     from ocr_mlx.engine.worker import Worker
     from ocr_mlx.model.base import Family, LoadedModel
@@ -57,33 +59,63 @@ class EngineOptions:
         return replace(self, remote=replace(self.remote, hosts=None))
 
 
-def build_service(options: EngineOptions) -> OcrService:
-    """A running engine; close it when done. Imports mlx, so it takes a moment."""
+def build_service(options: EngineOptions, observer: Observer | None = None) -> OcrService:
+    """A running engine; close it when done. Imports mlx, so it takes a moment. `observer` is told what happens."""
     from ocr_mlx.engine.board import ModelBoard
-    from ocr_mlx.engine.cache import ModelCache, SchedulerClock
+    from ocr_mlx.engine.cache import ModelCache
+    from ocr_mlx.engine.clock import SchedulerClock
+    from ocr_mlx.engine.device import models_memory
+    from ocr_mlx.engine.observer import Silent
     from ocr_mlx.engine.remote_reading import RemoteEngines
     from ocr_mlx.engine.service import OcrService
     from ocr_mlx.engine.worker import Worker
     from ocr_mlx.pages.pdf import PdfRenderer
 
-    worker = Worker(max_rows=options.max_rows)
+    observer = observer or Silent()
+    worker = Worker(max_rows=options.max_rows, deterministic=options.deterministic, observer=observer)
     renderer = PdfRenderer(options.limits)
 
-    def run(function: Callable[[], None]) -> Future[None]:
-        return worker.call(function)
+    def make_room(name: str, size: int) -> None:
+        cache.make_room(name, size)
 
     board = ModelBoard(_identity)
-    load = _watched(_loader(options, worker), board)
-    cache = ModelCache(load, run, SchedulerClock(), keep_alive=options.keep_alive, identity=_identity)
+    clock = SchedulerClock()
+    limit = options.memory or models_memory()
+    cache = ModelCache(
+        _watched(_loader(options, worker, limit, make_room), board),
+        worker.call,
+        clock,
+        keep_alive=options.keep_alive,
+        limit=limit,
+        observer=observer,
+        identity=_identity,
+    )
     return OcrService(
         cache,
         worker,
         _opener(options, renderer),
         default_model=options.default_model,
         queue_limit=options.queue_limit,
+        timeout=options.timeout,
         on_close=renderer.close,
         board=board,
         remote=RemoteEngines(options.remote),
+        known=_page_cache(options, clock),
+        observer=observer,
+        drafts=options.drafts and not options.deterministic,
+    )
+
+
+def _page_cache(options: EngineOptions, clock: IdleClock) -> PageCache:
+    from ocr_mlx.engine.page_cache import PageCache
+    from ocr_mlx.engine.page_files import PageFiles
+
+    folder = options.page_cache_dir
+    return PageCache(
+        options.page_cache_bytes,
+        files=None if folder is None else PageFiles(folder, ttl=options.page_cache_ttl),
+        clock=clock,
+        precision=f"dtype {options.dtype}, deterministic {options.deterministic}",
     )
 
 
@@ -105,12 +137,18 @@ def _watched(load: Load, board: ModelBoard) -> Load:
     return watched
 
 
-def _loader(options: EngineOptions, worker: Worker) -> Callable[[str, OnEvent], LoadedModel]:
+def _loader(
+    options: EngineOptions, worker: Worker, limit: int, make_room: Callable[[str, int], None]
+) -> Callable[[str, OnEvent], LoadedModel]:
+    """`limit` in bytes of memory for models; `make_room` is told how many a model will take, before it is read."""
+    from ocr_mlx.engine.budget import check_size
+    from ocr_mlx.inference.failure import as_error
     from ocr_mlx.model.hub import find
-    from ocr_mlx.model.load import load_model
+    from ocr_mlx.model.load import expected_bytes, load_model
 
     def load(name: str, on_event: OnEvent) -> LoadedModel:
         _check_fence(name, options)
+        check_size(_published_bytes(name, options.dtype), limit)
 
         def progress(done: int, total: int) -> None:
             on_event(ModelProgress(model=name, stage="downloading", done=done, total=total))
@@ -128,9 +166,25 @@ def _loader(options: EngineOptions, worker: Worker) -> Callable[[str, OnEvent], 
             roots=None if _is_trusted(name, options) else options.fetch.file_roots,
         )
         on_event(ModelProgress(model=name, stage="loading"))
-        return worker.call(lambda: load_model(ref, dtype=options.dtype)).result()
+        make_room(name, expected_bytes(ref, dtype=options.dtype))
+        try:
+            return worker.call(lambda: load_model(ref, dtype=options.dtype)).result()
+        except (MemoryError, RuntimeError) as problem:
+            raise as_error(problem, "loading a model") from problem
 
     return load
+
+
+def _published_bytes(name: str, dtype: str | None) -> int:
+    """What a known model will take in memory, to be told before gigabytes are fetched in vain; 0 where nobody knows."""
+    from ocr_mlx.engine.device import default_device
+    from ocr_mlx.model.load import floats_of
+    from ocr_mlx.model.registry import family_of, resolve_name
+
+    family = family_of(name)
+    size = 0 if family is None else family.sizes.get(resolve_name(name).partition("@")[0], 0)
+    floats = floats_of("float32" if dtype is None and default_device().name == "cpu" else dtype)
+    return size if floats is None or family is None else size * 8 * floats.size // family.published_bits
 
 
 def _is_trusted(name: str, options: EngineOptions) -> bool:

@@ -1,10 +1,22 @@
-"""What the engine tells whoever counts: called from its threads as things happen, so it must be quick and never raise."""
+"""What the engine tells whoever counts: called from its threads as things happen, so it must be quick and never raise.
+
+And the line that it leaves in the log for each document.
+"""
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections import Counter
 from typing import Protocol
 
-from ocr_mlx.domain import PageResult
+from ocr_mlx.domain import OcrResult, PageResult
+from ocr_mlx.errors import OcrMlxError
+from ocr_mlx.utils.logs import counted, fields
+
+log = logging.getLogger(__name__)
+_MOST_SHOWN = 100
+_FOLDER_STARTS = ("/", "./", "../", "~")
 
 
 class Observer(Protocol):
@@ -83,3 +95,47 @@ class Silent:
 
     def evicted(self, model: str, held: int, released: int) -> None:
         """See Observer."""
+
+
+def report(result: OcrResult) -> None:
+    """One line in the log for a document that is done: counts, and never a word of it."""
+    pages = Counter(page.status.value for page in result.pages)
+    usage, model = result.usage, shown_model(result.model)
+    told = ", ".join(f"{number} {status}" for status, number in sorted(pages.items()))
+    log.info(
+        "document done: %s (%s) by %s in %.2f s, %s",
+        counted(len(result.pages), "page"),
+        told or "none",
+        model,
+        result.seconds,
+        counted(usage.completion_tokens, "token"),
+        extra=fields(
+            event="document",
+            model=model,
+            pages=dict(sorted(pages.items())),
+            cached=sum(page.cached for page in result.pages),
+            prompt_tokens=usage.prompt_tokens,
+            generated_tokens=usage.completion_tokens,
+            seconds=round(result.seconds, 3),
+        ),
+    )
+
+
+def shown_model(model: str) -> str:
+    """A model's name for logs and labels: a folder's last part alone, plain characters, one line."""
+    if model.startswith(_FOLDER_STARTS) or model.count("/") > 1:
+        model = model.rstrip("/").rpartition("/")[2]
+    return model.encode("unicode_escape").decode("ascii")[:_MOST_SHOWN]
+
+
+def outcome_code(error: str) -> str:
+    """`ok` for no error, the code of an error of this program, `error` for any other word."""
+    return (error if error in _codes() else OcrMlxError.code) if error else "ok"
+
+
+@functools.cache
+def _codes() -> frozenset[str]:
+    def below(kind: type[OcrMlxError]) -> set[str]:
+        return {kind.code}.union(*map(below, kind.__subclasses__()))
+
+    return frozenset(below(OcrMlxError))

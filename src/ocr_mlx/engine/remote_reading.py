@@ -31,6 +31,7 @@ from ocr_mlx.engine import remote_chat
 from ocr_mlx.engine.document import OpenDocument
 from ocr_mlx.engine.remote import RemoteModel, RemoteOptions, check_allowed, parse, reference
 from ocr_mlx.engine.remote_form import form_of
+from ocr_mlx.engine.stop import Stop
 from ocr_mlx.errors import OcrMlxError
 from ocr_mlx.inference import pipeline
 from ocr_mlx.inference.blank import is_blank
@@ -136,7 +137,7 @@ class RemoteReading:
         document: OpenDocument,
         request: OcrRequest,
         on_event: OnEvent,
-        cancel: threading.Event,
+        stop: Stop,
     ) -> None:
         """Raises InvalidOption for what such an engine cannot be asked."""
         remote_chat.check_options(request.overrides)
@@ -146,7 +147,7 @@ class RemoteReading:
         self._document = document
         self._request = request
         self._emit = on_event
-        self._cancel = cancel
+        self._stop = stop
         self._form = form_of(remote.model, request.prompt, request.overrides)
         self._key = engines.key(remote, request.credential)
         self._messages: SimpleQueue[_Message] = SimpleQueue()
@@ -167,7 +168,7 @@ class RemoteReading:
                 self._step()
                 self._fill()
         except BaseException:
-            self._cancel.set()
+            self._stop.set()
             self._give_up()
             raise
         return tuple(self._done[index] for index in self._document.indices)
@@ -177,7 +178,7 @@ class RemoteReading:
             self._handle(self._messages.get(timeout=_LOOK))
         except Empty:
             pass
-        if self._cancel.is_set():
+        if self._stop.is_set():
             self._cancel_all()
 
     def _cancel_all(self) -> None:
@@ -196,7 +197,7 @@ class RemoteReading:
             self._engines.room.release()
 
     def _fill(self) -> None:
-        while self._waiting and self._cancel.is_set():
+        while self._waiting and self._stop.is_set():
             self._finish(pipeline.cancelled(self._waiting.pop()))
         self._hands = {hand for hand in self._hands if not hand.done()}
         while self._waiting and self._preparing < _PREPARING and self._has_room(self._waiting[-1]):
@@ -214,7 +215,7 @@ class RemoteReading:
     def _prepare(self, index: int) -> None:
         """Runs on a helper thread."""
         try:
-            self._messages.put(pipeline.cancelled(index) if self._cancel.is_set() else self._picture(index))
+            self._messages.put(pipeline.cancelled(index) if self._stop.is_set() else self._picture(index))
         except Exception as problem:
             self._messages.put(pipeline.failed(index, as_error(problem, "preparing a page")))
 
@@ -299,6 +300,7 @@ class RemoteReading:
         if result.index in self._roomy:
             self._roomy.discard(result.index)
             self._engines.room.release()
+        result = self._stop.explain(result)
         self._done[result.index] = result
         self._emit(PageDone(result=result))
 

@@ -2,78 +2,45 @@
 
 `run` belongs to the caller's thread and is a small message loop. Bytes are fetched and the document is opened before a model
 is asked for, so bad input costs nothing; pages are rendered and prepared by two helper threads, a few ahead of the batch;
-the worker decodes. Memory stays bounded by the pages in flight, however long the document is.
+the worker decodes. Memory stays bounded by the pages in flight, however long the document is. A run that is to end does so
+at once: what others still do for it is dropped when they come to it, and only then its model's lease ends.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from queue import SimpleQueue
 
-from ocr_mlx.domain import (
-    DocumentDone,
-    DocumentStarted,
-    Event,
-    OcrRequest,
-    OcrResult,
-    OnEvent,
-    Page,
-    PageDone,
-    PageResult,
-    PageStarted,
-    resolve,
-)
+from ocr_mlx.domain import DocumentDone, OcrRequest, OcrResult, OnEvent, Page, PageResult, RemoteUrl
+from ocr_mlx.engine.apart import apart
 from ocr_mlx.engine.board import ModelBoard
 from ocr_mlx.engine.cache import ModelCache
+from ocr_mlx.engine.counted import Counted
 from ocr_mlx.engine.document import Open, OpenDocument, pictures
+from ocr_mlx.engine.held import Held
+from ocr_mlx.engine.observer import Observer, Silent, report
+from ocr_mlx.engine.page_cache import PageCache
+from ocr_mlx.engine.page_key import About, about
+from ocr_mlx.engine.reading import PREPARING, Means, Reading
+from ocr_mlx.engine.recall import Recalled, recall
 from ocr_mlx.engine.remote import RemoteModel, RemoteOptions, is_reference
 from ocr_mlx.engine.remote_reading import RemoteEngines, RemoteReading
+from ocr_mlx.engine.stop import Stop, check_timeout
 from ocr_mlx.engine.worker import Worker
-from ocr_mlx.errors import Cancelled, InvalidOption, QueueFull, ShuttingDown
-from ocr_mlx.inference import pipeline
-from ocr_mlx.inference.constrain import check_model
-from ocr_mlx.inference.failure import as_error
+from ocr_mlx.errors import Cancelled, OcrMlxError, QueueFull, ShuttingDown
 from ocr_mlx.inference.options import check
-from ocr_mlx.model.base import LoadedModel, PreparedPage, find_mode
+from ocr_mlx.model.base import LoadedModel
+from ocr_mlx.outputs.outcome import failure
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Prepared:
-    page: Page
-    rows: PreparedPage
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Finished:
-    index: int
-    run: pipeline.PageRun
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Refused:
-    """A page that cannot be prepared because of what was asked for."""
-
-    index: int
-    problem: InvalidOption
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Parted:
-    """Pages that cannot be had, and those that were to be read with them and can."""
-
-    failed: tuple[PageResult, ...]
-    rest: tuple[int, ...]
-
-
-_Message = Event | _Parted | _Prepared | _Refused | _Finished | PageResult
-_PREPARING = 2
 _CLOSING_SECONDS = 30.0
-"""A cancelled document ends within one step, or when the model it waits for is loaded."""
+"""A cancelled document ends at once; one whose listener does not return may take longer."""
+_LAST_SECONDS = 2.0
+"""What the step in progress gets once everything is to end."""
+
+_MOST_MET = 64
 
 
 class OcrService:
@@ -87,11 +54,19 @@ class OcrService:
         *,
         default_model: str,
         queue_limit: int = 64,
+        timeout: float | None = None,
         on_close: Callable[[], None] = lambda: None,
         board: ModelBoard | None = None,
         remote: RemoteEngines | None = None,
+        known: PageCache | None = None,
+        drafts: bool = False,
+        observer: Observer | None = None,
     ) -> None:
-        """`default_model` is read with when a request names none; `on_close` lets go of what `open_document` uses."""
+        """`default_model` is read with when a request names none; `on_close` lets go of what `open_document` uses.
+
+        `timeout` is for requests that name none; `known` are the pages that were read before; `drafts` lets a page's own
+        words, or what was once read on it, make decoding faster.
+        """
         self.cache = cache
         self._remote = remote or RemoteEngines(RemoteOptions())
         self.board = board or ModelBoard()
@@ -99,10 +74,20 @@ class OcrService:
         self._open = open_document
         self._default_model = default_model
         self._queue_limit = queue_limit
+        self._timeout = timeout
         self._on_close = on_close
-        self._threads = ThreadPoolExecutor(_PREPARING, thread_name_prefix="ocr-pages")
+        self._known = known or PageCache()
+        self._observer = observer or Silent()
+        self._threads = ThreadPoolExecutor(PREPARING, thread_name_prefix="ocr-pages")
+        self._means = Means(
+            worker=worker, threads=self._threads, known=self._known, observer=self._observer, drafts=drafts
+        )
+        self._met: dict[str, About] = {}
+        """Models that were in memory, by the names they were asked for with."""
         self._idle = threading.Condition()
-        self._active: set[threading.Event] = set()
+        self._active: set[Stop] = set()
+        self._leaving = 0
+        """Documents that ended before others had let go of them. They keep their place in the queue until then."""
         self._closing = False
 
     def run(
@@ -113,13 +98,14 @@ class OcrService:
         `on_event` is called on this thread, in order: model progress, document started, then per page started, text and
         done (pages may interleave; one that cannot be prepared is done without having started), last document done.
         `cancel` is only looked at, so that several runs may share it: once it is set, pages that are not done end as
-        `cancelled`. Raises Cancelled when that is before the first page, InvalidOption for a mode, a prompt or a JSON schema
+        `cancelled`, with the text they have. So do they when the request's time is over, which their error then says.
+        Raises Cancelled when that is before the first page, InvalidOption for a mode, a prompt or a JSON schema
         that the model does not take, and OcrMlxError when the document as a whole cannot be read; a single bad page is a
         `failed` page.
         """
-        own = _Cancel(cancel)
-        with self._admitted(own):
-            return self._run(request, on_event or (lambda _event: None), own)
+        stop = Stop(cancel)
+        with self._admitted(stop):
+            return self._watched(request, on_event or (lambda _event: None), stop)
 
     def inspect(self, request: OcrRequest) -> tuple[int, ...]:
         """The indices of the selected pages. Opens the document, reads none. Raises SourceError and PageError."""
@@ -133,262 +119,151 @@ class OcrService:
         """The first `most` selected pages as pixels; see `engine.document.pictures`."""
         return pictures(self._open, request, dpi=dpi, most=most)
 
-    def close(self, *, drain: float = 0.0) -> None:
-        """Take no new work, give running work `drain` seconds, cancel the rest, unload and end all threads."""
+    def close(self, *, drain: float = 0.0) -> bool:
+        """Take no new work, give running work `drain` seconds, cancel the rest, unload and end all threads.
+
+        False where a thread still computes, which nothing can stop: such a process should end without waiting for it.
+        """
         with self._idle:
             self._closing = True
             self._idle.wait_for(lambda: not self._active, timeout=drain)
-            for cancel in self._active:
-                cancel.set()
-            self._idle.wait_for(lambda: not self._active, timeout=_CLOSING_SECONDS)
+            for stop in self._active:
+                stop.set()
+            ended = self._idle.wait_for(lambda: not self._active, timeout=_CLOSING_SECONDS)
         self._threads.shutdown(wait=False)
         self._on_close()
         self._remote.close()
+        with self._idle:
+            ended = self._idle.wait_for(lambda: not self._leaving, timeout=_LAST_SECONDS) and ended
+        self._known.close()
         self.cache.close()
-        self._worker.close()
+        return self._worker.close(timeout=_LAST_SECONDS if ended else 0.0) and ended
 
     @contextmanager
-    def _admitted(self, cancel: threading.Event) -> Iterator[None]:
+    def _admitted(self, stop: Stop) -> Iterator[None]:
         with self._idle:
             if self._closing:
                 raise ShuttingDown("The server is shutting down.", hint="Start it again and repeat the request.")
-            if len(self._active) >= self._queue_limit:
-                raise QueueFull(f"{len(self._active)} documents are being read already.", hint="Try again in a moment.")
-            self._active.add(cancel)
+            taken = len(self._active) + self._leaving
+            if taken >= self._queue_limit:
+                raise QueueFull(f"{taken} documents are being read already.", hint="Try again in a moment.")
+            self._active.add(stop)
         try:
             yield
         except BaseException:
-            cancel.set()
+            stop.set()
             raise
         finally:
             with self._idle:
-                self._active.discard(cancel)
+                self._active.discard(stop)
                 self._idle.notify_all()
 
-    def _run(self, request: OcrRequest, on_event: OnEvent, cancel: threading.Event) -> OcrResult:
+    def _watched(self, request: OcrRequest, on_event: OnEvent, stop: Stop) -> OcrResult:
+        """Read it, and tell the observer how that went."""
+        started = time.monotonic()
+        error = OcrMlxError.code
+        self._observer.document_started()
+        try:
+            result = self._run(request, Counted(on_event, self._observer), stop)
+            bad = failure(result)
+            error = bad.code if bad is not None else ""
+            report(result)
+            return result
+        except OcrMlxError as problem:
+            error = problem.code
+            raise
+        finally:
+            self._observer.document_done(error, time.monotonic() - started)
+
+    def _run(self, request: OcrRequest, on_event: OnEvent, stop: Stop) -> OcrResult:
         started = time.monotonic()
         name = request.model or self._default_model
         check(request.overrides, name)
+        check_timeout(request.timeout)
         remote = self._remote.find(name) if is_reference(name) else None
-        document = self._open(request)
+        held = Held()
         try:
-            _check_wanted(cancel)
+            document = self._opened(request, on_event, stop, held)
+            _check_wanted(stop)
             if remote is not None:
-                used, pages = self._read_elsewhere(remote, document, request, on_event, cancel)
+                used, pages = self._read_elsewhere(remote, document, request, on_event, stop)
             else:
-                used, pages = self._read_here(name, document, request, on_event, cancel)
+                used, pages = self._read_here(name, document, request, on_event, stop, held)
         finally:
-            document.close()
+            self._give_back(held)
         result = OcrResult(model=used, pages=pages, seconds=time.monotonic() - started)
         on_event(DocumentDone(result=result))
         return result
 
     def _read_here(
-        self, name: str, document: OpenDocument, request: OcrRequest, on_event: OnEvent, cancel: threading.Event
+        self, name: str, document: OpenDocument, request: OcrRequest, on_event: OnEvent, stop: Stop, held: Held
     ) -> tuple[str, tuple[PageResult, ...]]:
-        with self.cache.lease(name, keep_alive=request.keep_alive, on_event=on_event, cancel=cancel) as model:
-            _check_wanted(cancel)
-            used = model.ref.id
-            pages = _Reading(self._worker, self._threads, document, model, request, on_event, cancel).run()
-            del model  # the lease's end may unload it, which frees nothing as long as it has a name here
-        return used, pages
+        recalled = self._recall(name, document, request, stop)
+        if recalled is not None and recalled.whole:
+            return recalled.about.ref.id, recalled.tell(on_event)
+        model = self._leased(name, request, on_event, stop, held)
+        _check_wanted(stop)
+        self._meet(name, about(model))
+        stop.limit(self._seconds(request))
+        found = recalled.pages if recalled is not None and recalled.about == about(model) else {}
+        reading = Reading(self._means, document, model, request, on_event, stop, found)
+        held.hands = reading.hands
+        return model.ref.id, reading.run()
+
+    def _opened(self, request: OcrRequest, on_event: OnEvent, stop: Stop, held: Held) -> OpenDocument:
+        def open_it(_tell: OnEvent) -> OpenDocument:
+            document = self._open(request)
+            held.stack.callback(document.close)
+            return document
+
+        slow = isinstance(request.source, RemoteUrl)
+        return apart(open_it, on_event, stop, held) if slow else open_it(on_event)
+
+    def _leased(self, name: str, request: OcrRequest, on_event: OnEvent, stop: Stop, held: Held) -> LoadedModel:
+        def lease(tell: OnEvent) -> LoadedModel:
+            leased = self.cache.lease(name, keep_alive=request.keep_alive, on_event=tell, cancel=stop)
+            return held.stack.enter_context(leased)
+
+        return lease(on_event) if self._is_here(name) else apart(lease, on_event, stop, held)
+
+    def _is_here(self, name: str) -> bool:
+        """Whether a model is in memory that was asked for by this name before."""
+        met = self._met.get(name)
+        return met is not None and any(model.id == met.ref.id for model in self.cache.snapshot())
+
+    def _recall(self, name: str, document: OpenDocument, request: OcrRequest, stop: Stop) -> Recalled | None:
+        """What is known of a document whose model was here before, and is not in memory now."""
+        met = self._met.get(name)
+        if met is None or self._is_here(name):
+            return None
+        return recall(self._known, met, document, request, stop, self._observer)
+
+    def _meet(self, name: str, model: About) -> None:
+        if len(self._met) >= _MOST_MET:
+            self._met.clear()
+        self._met[name] = model
 
     def _read_elsewhere(
-        self,
-        remote: RemoteModel,
-        document: OpenDocument,
-        request: OcrRequest,
-        on_event: OnEvent,
-        cancel: threading.Event,
+        self, remote: RemoteModel, document: OpenDocument, request: OcrRequest, on_event: OnEvent, stop: Stop
     ) -> tuple[str, tuple[PageResult, ...]]:
-        reading = RemoteReading(self._remote, remote, self._threads, document, request, on_event, cancel)
+        stop.limit(self._seconds(request))
+        reading = RemoteReading(self._remote, remote, self._threads, document, request, on_event, stop)
         return remote.model, reading.run()
 
+    def _seconds(self, request: OcrRequest) -> float | None:
+        return self._timeout if request.timeout is None else request.timeout
 
-class _Cancel(threading.Event):
-    """Set when the caller's flag is, or when the engine gives a run up. The caller's own flag is only looked at."""
+    def _give_back(self, held: Held) -> None:
+        def gone() -> None:
+            with self._idle:
+                self._leaving -= 1
+                self._idle.notify_all()
 
-    def __init__(self, caller: threading.Event | None) -> None:
-        super().__init__()
-        self._caller = caller
-
-    def is_set(self) -> bool:
-        return super().is_set() or (self._caller is not None and self._caller.is_set())
-
-
-class _Reading:
-    """One document on its way: what is being prepared, what decodes, what is done."""
-
-    def __init__(
-        self,
-        worker: Worker,
-        threads: ThreadPoolExecutor,
-        document: OpenDocument,
-        model: LoadedModel,
-        request: OcrRequest,
-        on_event: OnEvent,
-        cancel: threading.Event,
-    ) -> None:
-        self._worker = worker
-        self._threads = threads
-        self._document = document
-        self._model = model
-        self._request = request
-        self._mode = find_mode(model.family, request.prompt.mode)
-        self._params = resolve(model.family.defaults, self._mode.overrides, request.overrides)
-        check_model(model, self._params)
-        self._emit = on_event
-        self._cancel = cancel
-        self._messages: SimpleQueue[_Message] = SimpleQueue()
-        groups = _groups(document.indices, self._mode.pages_together)
-        self._following = {first: tuple(rest) for first, *rest in groups}
-        self._waiting = list(reversed(groups))
-        self._preparing = 0
-        self._running: dict[int, pipeline.PageRun] = {}
-        self._hands: set[Future[None]] = set()
-        """What other threads still have to do for this document."""
-        self._done: dict[int, PageResult] = {}
-
-    def run(self) -> tuple[PageResult, ...]:
-        self._emit(DocumentStarted(model=self._model.ref.id, pages=tuple(self._following)))
-        try:
-            self._fill()
-            while self._preparing or self._running:
-                self._handle(self._messages.get())
-                self._fill()
-        except BaseException:
-            self._cancel.set()
-            wait(self._hands)
-            raise
-        return tuple(self._done[index] for index in self._document.indices if index in self._done)
-
-    def _fill(self) -> None:
-        """Keep enough pages in flight to fill the batch, and no more."""
-        while self._waiting and self._cancel.is_set():
-            self._finish(pipeline.cancelled(self._waiting.pop()[0]))
-        self._hands = {hand for hand in self._hands if not hand.done()}
-        room = self._worker.places(self._model) + _PREPARING
-        while self._waiting and self._preparing < _PREPARING and self._rows() < room:
-            self._hands.add(self._threads.submit(self._prepare, self._waiting.pop()))
-            self._preparing += 1
-
-    def _rows(self) -> int:
-        return sum(run.unfinished for run in self._running.values())
-
-    def _prepare(self, group: Sequence[int]) -> None:
-        """Runs on a helper thread."""
-        index = group[0]
-        try:
-            if self._cancel.is_set():
-                self._messages.put(pipeline.cancelled(index))
-                return
-            page = self._together(group)
-            if page is None:
-                return
-            rows = pipeline.prepare(self._model, page, self._request.prompt, self._mode)
-            self._messages.put(_Prepared(page=page, rows=rows))
-        except InvalidOption as problem:
-            self._messages.put(_Refused(index=index, problem=problem))
-        except Exception as problem:
-            self._messages.put(pipeline.failed(index, as_error(problem, "preparing a page")))
-
-    def _together(self, group: Sequence[int]) -> Page | None:
-        """The pages of one prompt as one; None where not all can be had, which the message says."""
-        pages, failed = [], []
-        for number in group:
-            try:
-                pages.append(self._page(number))
-            except Exception as problem:
-                failed.append(pipeline.failed(number, as_error(problem, "preparing a page")))
-        if failed:
-            self._messages.put(_Parted(failed=tuple(failed), rest=tuple(page.index for page in pages)))
-            return None
-        first, *others = pages
-        return replace(first, following=tuple(other.image for other in others)) if others else first
-
-    def _page(self, index: int) -> Page:
-        dpi = self._request.dpi or self._model.processor.dpi
-        return self._document.page(index, dpi=dpi, padding=self._request.padding)
-
-    def _handle(self, message: _Message) -> None:
-        match message:
-            case _Prepared():
-                self._preparing -= 1
-                self._start(message)
-            case _Parted():
-                self._preparing -= 1
-                self._part(message)
-            case _Refused():
-                self._preparing -= 1
-                self._refuse(message)
-            case _Finished():
-                self._finish(self._conclude(message))
-            case PageResult():
-                self._preparing -= 1
-                self._finish(message)
-            case _:
-                self._emit(message)
-
-    def _start(self, prepared: _Prepared) -> None:
-        index = prepared.page.index
-        self._emit(PageStarted(page=index))
-        ended: Future[None] = Future()
-
-        def on_done() -> None:
-            self._messages.put(_Finished(index=index, run=run))
-            ended.set_result(None)
-
-        run = pipeline.PageRun(
-            self._model,
-            prepared.page,
-            prepared.rows,
-            self._mode,
-            on_text=self._messages.put,
-            on_done=on_done,
-        )
-        self._running[index] = run
-        rows = run.rows(self._params, self._cancel)
-        if rows:
-            self._worker.admit(self._model, rows)
-            self._hands.add(ended)
-        else:
-            on_done()
-
-    def _part(self, parted: _Parted) -> None:
-        """A bad page fails alone; those that were to be read with it are read without it."""
-        for result in parted.failed:
-            self._following[result.index] = ()
-            self._finish(result)
-        if parted.rest:
-            first, *others = parted.rest
-            self._following[first] = tuple(others)
-            self._waiting.append(parted.rest)
-
-    def _refuse(self, refused: _Refused) -> None:
-        """What the first page cannot be asked is the request's fault; what only others cannot is theirs."""
-        if refused.index == self._document.indices[0]:
-            raise refused.problem
-        self._finish(pipeline.failed(refused.index, refused.problem))
-
-    def _conclude(self, finished: _Finished) -> PageResult:
-        del self._running[finished.index]
-        try:
-            return finished.run.result()
-        except Exception as problem:
-            return pipeline.failed(finished.index, as_error(problem, "finishing a page"))
-
-    def _finish(self, result: PageResult) -> None:
-        if following := self._following[result.index]:
-            result = replace(result, following=following)
-        self._done[result.index] = result
-        self._emit(PageDone(result=result))
+        with self._idle:
+            self._leaving += 1
+        held.give_back(gone)
 
 
-def _groups(indices: Sequence[int], size: int) -> list[Sequence[int]]:
-    """The pages that go into one prompt each."""
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
-
-
-def _check_wanted(cancel: threading.Event) -> None:
-    if cancel.is_set():
+def _check_wanted(stop: Stop) -> None:
+    if stop.is_set():
         raise Cancelled("The request was cancelled before its first page.")

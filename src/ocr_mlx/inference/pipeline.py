@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ocr_mlx.domain import DecodeParams, Finish, Page, PageError, PageResult, PageStatus, Prompt, TextDelta
+from ocr_mlx.domain import DecodeParams, Finish, Page, PageError, PageResult, PageStatus, Prompt, TextDelta, TextRewind
 from ocr_mlx.errors import OcrMlxError
 from ocr_mlx.inference.blank import is_blank
+from ocr_mlx.inference.draft import Drafter, drafters
 from ocr_mlx.inference.stopping import Row, RowOutcome
 from ocr_mlx.model.base import LoadedModel, Mode, PageText, PreparedPage
 
@@ -48,9 +49,14 @@ def cancelled(index: int) -> PageResult:
     return PageResult(index=index, status=PageStatus.CANCELLED, finish=Finish.CANCELLED)
 
 
-def status_of(finish: Finish, text: str) -> PageStatus:
-    """How a page that ended so counts; one whose text came to its end and is empty is blank."""
+def status_of(finish: Finish, text: str, *, recovered: bool = False) -> PageStatus:
+    """How a page that ended so counts; one whose text came to its end and is empty is blank.
+
+    `recovered` says that a loop was taken back on the way.
+    """
     status = _STATUS[finish]
+    if recovered and status is PageStatus.OK:
+        return PageStatus.LOOP_RECOVERED
     return PageStatus.BLANK if status is PageStatus.OK and not text.strip() else status
 
 
@@ -67,7 +73,7 @@ class PageRun:
         prepared: PreparedPage,
         mode: Mode,
         *,
-        on_text: Callable[[TextDelta], None],
+        on_text: Callable[[TextDelta | TextRewind], None],
         on_done: Callable[[], None],
     ) -> None:
         self._model = model
@@ -85,13 +91,23 @@ class PageRun:
         self._stopping = False
         self._head = 0
         self._glue_out = 0
+        self._out = self._row_out = 0
+        """Characters that came out: of the page, and of the row whose turn it is."""
         self._tokens = 0
         self._started = time.monotonic()
 
-    def rows(self, params: DecodeParams, cancel: threading.Event) -> list[Row]:
-        """The rows to admit to the batch. Raises InvalidOption for a JSON schema that cannot be used."""
+    def rows(
+        self, params: DecodeParams, cancel: threading.Event, *, drafts: bool = False, earlier: str = ""
+    ) -> list[Row]:
+        """The rows to admit to the batch, with `drafts` from the page's own words or an `earlier` raw text of the page.
+
+        Raises InvalidOption for a JSON schema that cannot be used.
+        """
         self._constrained = params.json_schema is not None
-        self._rows = [self._row(i, params, cancel) for i in range(len(self._prepared.rows))]
+        known: list[Drafter | None] = [None] * len(self._prepared.rows)
+        if drafts and not self._constrained and params.temperature <= 0:
+            known = drafters(self._model, self._page, self._prepared, earlier)
+        self._rows = [self._row(i, params, cancel, drafter) for i, drafter in enumerate(known)]
         return list(self._rows)
 
     @property
@@ -109,7 +125,7 @@ class PageRun:
         final = self._final(raw)
         return PageResult(
             index=self._page.index,
-            status=status_of(finish, final.text),
+            status=status_of(finish, final.text, recovered=any(outcome.recovered for outcome in outcomes)),
             text=final.text,
             raw_text=raw,
             token_ids=tuple(token for outcome in outcomes for token in outcome.tokens),
@@ -120,7 +136,24 @@ class PageRun:
             finish=finish,
             effective_size=self._prepared.rows[0].effective_size if self._prepared.rows else None,
             seconds=time.monotonic() - self._started,
+            decode_steps=sum(outcome.decode_steps for outcome in outcomes),
+            drafted=sum(outcome.drafted for outcome in outcomes),
+            accepted=sum(outcome.accepted for outcome in outcomes),
             error=PageError(code=error.code, message=str(error)) if error is not None else None,
+        )
+
+    def so_far(self, raw: str, tokens: int) -> PageResult:
+        """The outcome of a page given up while others still work at it, from what was told of it: `raw` and `tokens`."""
+        return PageResult(
+            index=self._page.index,
+            status=PageStatus.CANCELLED,
+            text=self._final(raw).text,
+            raw_text=raw,
+            prompt_tokens=sum(row.prompt_tokens for row in self._prepared.rows),
+            generated_tokens=tokens,
+            finish=Finish.CANCELLED,
+            effective_size=self._prepared.rows[0].effective_size if self._prepared.rows else None,
+            seconds=time.monotonic() - self._started,
         )
 
     def _final(self, raw: str) -> PageText:
@@ -129,14 +162,16 @@ class PageRun:
             return PageText(text=raw.strip())
         return self._model.processor.postprocess(raw, self._page, self._prepared, self._mode)
 
-    def _row(self, i: int, params: DecodeParams, cancel: threading.Event) -> Row:
+    def _row(self, i: int, params: DecodeParams, cancel: threading.Event, drafter: Drafter | None) -> Row:
         return Row(
             self._model,
             self._prepared.rows[i],
             params,
             on_text=lambda delta, tokens: self._text(i, delta, tokens),
+            on_rewind=lambda length: self._rewound(i, length),
             on_done=lambda outcome: self._done(i, outcome),
             cancel=cancel,
+            drafter=drafter,
         )
 
     def _text(self, i: int, delta: str, tokens: int) -> None:
@@ -145,11 +180,20 @@ class PageRun:
         if i == self._head:
             self._flush()
 
+    def _rewound(self, i: int, length: int) -> None:
+        if i != self._head:
+            self._held[i] = self._held[i][:length]
+        elif length < self._row_out:
+            self._out -= self._row_out - length
+            self._row_out = length
+            self._on_text(TextRewind(page=self._page.index, length=self._out))
+
     def _done(self, i: int, outcome: RowOutcome) -> None:
         self._outcomes[i] = outcome
         if self._stopping:
             return
-        if outcome.finish is Finish.STOP:
+        if outcome.finish in (Finish.STOP, Finish.CANCELLED):
+            # what stands behind a gap would be read as if there were none
             self._stop_behind(i)
         if i != self._head:
             self._held[i] = outcome.text  # a loop may have been cut off what nobody has seen yet
@@ -167,16 +211,20 @@ class PageRun:
         while self._head < self._end and self._outcomes[self._head] is not None:
             self._flush()
             self._head += 1
+            self._row_out = 0
         self._flush()
         if self._head == self._end:
+            self._rows.clear()  # they know this run: together they would keep the page's pixels until a garbage collection
             self._on_done()
 
     def _flush(self) -> None:
         text, over = "", self._head == self._end
         if not over:
             text, self._held[self._head] = self._held[self._head], ""
+        self._row_out += len(text)
         if text or over:
             text = self._glued(text)
+        self._out += len(text)
         if text:
             self._on_text(TextDelta(page=self._page.index, text=text, tokens=self._tokens))
             self._tokens = 0

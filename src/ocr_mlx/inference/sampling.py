@@ -40,6 +40,21 @@ class Choice:
         index = mx.array(list(rows), dtype=mx.int32)
         return Choice(tokens=self.tokens[index], logprobs=self.logprobs[index], max_logits=self.max_logits[index])
 
+    def put(self, rows: Sequence[int], other: Choice) -> Choice:
+        """The same with `other`, one entry for each of `rows`, in these rows' places."""
+        index = mx.array(list(rows), dtype=mx.int32)
+
+        def replaced(old: mx.array, new: mx.array) -> mx.array:
+            fresh = mx.array(old)
+            fresh[index] = new
+            return fresh
+
+        return Choice(
+            tokens=replaced(self.tokens, other.tokens),
+            logprobs=replaced(self.logprobs, other.logprobs),
+            max_logits=replaced(self.max_logits, other.max_logits),
+        )
+
 
 def concatenate(choices: Sequence[Choice]) -> Choice:
     """Several batches' choices as one, in order."""
@@ -93,6 +108,17 @@ class Sampler:
             token = mx.where(mx.max(logits) == -mx.inf, NOTHING, token)
         self._remember(token)
         return token
+
+    def hold_to(self, params: DecodeParams, constraint: Constraint | None, history: Sequence[int]) -> None:
+        """Go on under other options behind a `history` that may be another one; the random stream stays.
+
+        The constraint, where there is one, must have taken all of it.
+        """
+        self.params = params
+        self._constraint = constraint
+        self._recent = None
+        if params.repetition_penalty != 1.0 and history:
+            self._recent = mx.array(list(history)[-max(params.repetition_window, 1) :], dtype=mx.int32)
 
     def _unrepeated(self, logits: mx.array, history: Sequence[int]) -> mx.array:
         params = self.params

@@ -34,6 +34,14 @@ class TextStream:
         self._held = ""
         return rest
 
+    def rewind(self, tokens: Sequence[int]) -> None:
+        """Start again as if only these tokens had come; the text is then the beginning of what it was."""
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._held = self.text = ""
+        self.stopped = False
+        for token in tokens:
+            self.add(token)
+
     def _release(self, piece: str) -> str:
         pending = self._held + piece
         cut = min((at for s in self._stop if (at := pending.find(s)) >= 0), default=-1)
@@ -45,6 +53,11 @@ class TextStream:
             out, self._held = pending[: len(pending) - keep], pending[len(pending) - keep :]
         self.text += out
         return out
+
+
+def alike(one: str, other: str) -> int:
+    """How many characters, from the first on, are the same."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _overlap(text: str, stop: str) -> int:

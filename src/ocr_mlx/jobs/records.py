@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ class JobRequest:
             dpi=self.dpi,
             password=self.password,
             keep_alive=self.keep_alive,
+            timeout=math.inf,  # jobs have a deadline of their own, for each page
         )
 
 

@@ -138,6 +138,10 @@ class DecodeState(Protocol):
         """Forget the last `counts[i]` tokens of row i."""
         ...
 
+    def stand_apart(self) -> None:
+        """From now on compute nothing of a row in a way that depends on the others' lengths, even where that is faster."""
+        ...
+
 
 class Graph(Protocol):
     """A model's forward passes. An `mlx.nn.Module` whose parameter names are the checkpoint's own."""

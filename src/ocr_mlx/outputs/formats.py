@@ -7,7 +7,7 @@ and `following` only where further pages were read with it; its token ids are in
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ocr_mlx.domain import OcrResult, PageResult, PageStatus
@@ -23,8 +23,7 @@ def to_text(result: OcrResult) -> str:
 
 def to_markdown(result: OcrResult) -> str:
     """The pages' texts, joined by a blank line; a page that is not whole is followed by a comment that says why."""
-    parts = [part for page in result.pages for part in (page.text, _remark(page)) if part]
-    return _line("\n\n".join(parts))
+    return _line("\n\n".join(part for page in result.pages for part in _text_and_remark(page)))
 
 
 def to_json(result: OcrResult) -> str:
@@ -45,6 +44,11 @@ def to_error_line(name: str, error: OcrMlxError) -> str:
 
 FORMATS: Mapping[str, Callable[[OcrResult], str]] = {"txt": to_text, "md": to_markdown, "json": to_json}
 """Format name, which is the file ending too, to its function."""
+PARTS: Mapping[str, Callable[[PageResult], Sequence[str]]] = {
+    "txt": lambda page: (page.text,) if page.text else (),
+    "md": lambda page: _text_and_remark(page),
+}
+"""Formats that can be told page by page, to what a page adds; all pages' parts, joined by a blank line, are the whole."""
 
 
 def to_record(result: OcrResult) -> dict[str, Any]:
@@ -52,17 +56,24 @@ def to_record(result: OcrResult) -> dict[str, Any]:
     return {
         "model": result.model,
         "text": result.text,
-        "pages": [_page(page) for page in result.pages],
-        "usage": {
-            "prompt_tokens": result.usage.prompt_tokens,
-            "completion_tokens": result.usage.completion_tokens,
-            "total_tokens": result.usage.total_tokens,
-        },
+        "pages": [page_record(page) for page in result.pages],
+        "usage": usage_record(result),
         "seconds": round(result.seconds, 4),
     }
 
 
-def _page(page: PageResult) -> dict[str, Any]:
+def usage_record(result: OcrResult) -> dict[str, int]:
+    """The document's token counts as plain values."""
+    usage = result.usage
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+
+
+def page_record(page: PageResult) -> dict[str, Any]:
+    """A page as plain values: see `to_record`."""
     blocks = [
         {"label": b.label, "text": b.text, "box": list(b.box), "normalized": list(b.normalized)} for b in page.blocks
     ]
@@ -78,8 +89,15 @@ def _page(page: PageResult) -> dict[str, Any]:
         "finish": page.finish.value,
         "effective_size": list(page.effective_size) if page.effective_size else None,
         "seconds": round(page.seconds, 4),
+        "decode_steps": page.decode_steps,
+        "drafts": {"proposed": page.drafted, "accepted": page.accepted},
+        "cached": page.cached,
         "error": {"code": page.error.code, "message": page.error.message} if page.error else None,
     }
+
+
+def _text_and_remark(page: PageResult) -> list[str]:
+    return [part for part in (page.text, _remark(page)) if part]
 
 
 def _remark(page: PageResult) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from ocr_mlx.domain import OcrResult, PageError, PageResult, PageStatus
-from ocr_mlx.errors import Cancelled, DecodeError
+from ocr_mlx.errors import Cancelled, DecodeError, TimedOut
 
 
 def failure(result: OcrResult) -> PageError | None:
     """Why the document counts as failed, in the words of its first bad page; None when it does not.
 
-    It does when a page was cancelled, and when there is no text although not every page is blank.
+    It does when its caller gave it up, and when there is no text although not every page is blank. Where its time was over,
+    what was read until then counts: it fails only when that is nothing, and then for that reason.
     """
+    late = [page for page in result.pages if page.error is not None and page.error.code == TimedOut.code]
     for page in result.pages:
-        if page.status is PageStatus.CANCELLED:
+        if page.status is PageStatus.CANCELLED and page not in late:
             return PageError(code=Cancelled.code, message="The request was cancelled.")
-    bad = [page for page in result.pages if page.status not in (PageStatus.OK, PageStatus.BLANK)]
+    bad = late or [page for page in result.pages if page.status not in (PageStatus.OK, PageStatus.BLANK)]
     return _reason(bad[0]) if bad and not result.text else None
 
 

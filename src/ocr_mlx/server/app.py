@@ -67,7 +67,7 @@ def _guard(app: FastAPI, context: ServerContext) -> None:
     app.add_middleware(Cors, allowed=settings.allowed_origins, under_api=settings.deepseek_origins)
     app.add_middleware(guard.OriginGuard, allowed=settings.allowed_origins, under_api=settings.deepseek_origins)
     app.add_middleware(guard.HostGuard, port=context.port, extra=(*settings.allowed_hosts, *_own_name(settings.host)))
-    app.add_middleware(guard.RequestLog, instance=context.instance)
+    app.add_middleware(guard.RequestLog, instance=context.instance, count=context.metrics.request)
 
 
 def _own_name(host: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from ocr_mlx.jobs.base import Jobs
 from ocr_mlx.server.choice import ModelChoice
+from ocr_mlx.server.metrics import Metrics
 from ocr_mlx.server.running import DocumentRunner, EngineSlot
 from ocr_mlx.settings import Settings
 from ocr_mlx.utils.logs import LogTail
@@ -28,6 +29,7 @@ class ServerContext:
     instance: str
     shutdown: Callable[[], None]
     logs: LogTail = field(repr=False)
+    metrics: Metrics = field(default_factory=Metrics, repr=False)
 
 
 def context_of(request: Request) -> ServerContext:

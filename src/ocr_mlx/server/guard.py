@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,13 +21,15 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ocr_mlx.server.errors import answer
-from ocr_mlx.utils.logs import REQUEST_ID, where
+from ocr_mlx.utils.logs import REQUEST_ID, fields, where
 
 log = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/v1/health"})
 """Answered without a token."""
+QUIET_PATHS = OPEN_PATHS | {"/metrics"}
+"""Asked again and again by machines: logged at level debug only."""
 BODY_TYPES = ("application/json", "multipart/form-data")
 INSTANCE_HEADER = "X-OCR-MLX-Instance"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -38,11 +40,18 @@ _BODY_SECONDS = 60.0
 
 
 class RequestLog:
-    """Names each request, logs method, path, status and time, and turns what nobody expected into a clean 500."""
+    """Names each request, logs and counts it when it is answered, and turns what nobody expected into a clean 500.
 
-    def __init__(self, app: ASGIApp, *, instance: str) -> None:
+    What was asked for is told as the template of its route: an address may hold the name of a file.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, instance: str, count: Callable[[str, str, int, float], None] = lambda *_told: None
+    ) -> None:
+        """`count` is told method, template, status (0: none was sent) and seconds."""
         self._app = app
         self._instance = instance
+        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -51,13 +60,14 @@ class RequestLog:
         given = Headers(scope=scope).get("x-request-id", "")
         name = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(6)
         REQUEST_ID.set(name)
-        started, status = time.monotonic(), 0
+        started, status, sent = time.monotonic(), 0, 0
 
         async def tagged(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message).update({"X-Request-ID": name, INSTANCE_HEADER: self._instance})
+            sent += len(message.get("body", b""))
             await send(message)
 
         try:
@@ -72,20 +82,35 @@ class RequestLog:
                 scope, receive, tagged
             )
         finally:
-            quiet = scope["path"] in OPEN_PATHS
-            took = 1000 * (time.monotonic() - started)
-            log.log(
-                logging.DEBUG if quiet else logging.INFO,
-                "%s %s %d %.0f ms",
-                scope["method"],
-                _path(scope),
-                status,
-                took,
-            )
+            took = time.monotonic() - started
+            self._count(scope["method"], route_of(scope), status, took)
+            _log_request(scope, status, took, sent)
 
 
-def _path(scope: Scope) -> str:
-    return str(scope["path"]).encode("unicode_escape").decode("ascii")[:200]
+def _log_request(scope: Scope, status: int, seconds: float, sent: int) -> None:
+    method, route, ms = _plain(scope["method"]), route_of(scope), 1000 * seconds
+    log.log(
+        logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO,
+        "%s %s %d %.0f ms",
+        method,
+        route,
+        status,
+        ms,
+        extra=fields(event="request", method=method, route=route, status=status, ms=round(ms, 1), bytes=sent),
+    )
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that a request reached, `-` when none did."""
+    template = getattr(scope.get("route"), "path", None)
+    if template is None and "endpoint" in scope and not scope.get("path_params"):
+        # A plain route leaves no trace of itself; without parameters, its template is the path.
+        template = scope["path"]
+    return str(template or "-")
+
+
+def _plain(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")[:20]
 
 
 class HostGuard:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from starlette.types import Receive
 
-from ocr_mlx.domain import DocumentStarted, Event, OcrRequest, OcrResult, OnEvent, Page
+from ocr_mlx.domain import DocumentStarted, Event, ModelProgress, OcrRequest, OcrResult, OnEvent, Page
 from ocr_mlx.errors import OcrMlxError, ShuttingDown
 from ocr_mlx.utils.logs import where
 
 if TYPE_CHECKING:
     from ocr_mlx.engine.board import ModelState
-    from ocr_mlx.engine.cache import CachedModel
+    from ocr_mlx.engine.cache import CachedModel, Evicted, MemoryState
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,6 +34,14 @@ class Models(Protocol):
 
     def snapshot(self) -> tuple[CachedModel, ...]:
         """The models in memory now."""
+        ...
+
+    def memory(self) -> MemoryState:
+        """How full it is, and what went last."""
+        ...
+
+    def evict(self, name: str | None = None) -> Evicted:
+        """Unload one model, or all that are idle; blocks."""
         ...
 
 
@@ -72,8 +80,8 @@ class Service(Protocol):
         """The first `most` pages that a request selects as pixels, one at a time."""
         ...
 
-    def close(self, *, drain: float = 0.0) -> None:
-        """End."""
+    def close(self, *, drain: float = 0.0) -> bool | None:
+        """End. False where a thread still computes, which nothing can stop."""
         ...
 
 
@@ -110,11 +118,10 @@ class EngineSlot:
             return "starting"
         return "failed" if self._built.exception() else "ready"
 
-    def close(self) -> None:
-        """End the engine if it was built, cancelling what runs."""
+    def close(self) -> bool:
+        """End the engine if it was built, cancelling what runs; False where a thread still computes."""
         service = self.peek()
-        if service is not None:
-            service.close(drain=0.0)
+        return service is None or service.close(drain=0.0) is not False
 
     def _fill(self) -> None:
         try:
@@ -159,19 +166,16 @@ class DocumentRunner:
     def read(self, prepare: Callable[[], OcrRequest], on_event: OnEvent | None = None) -> Reading:
         """Begin to read; the caller takes the events, and must close what it gets. `on_event` too is called, on the thread."""
         cancel = self._admit()
-        loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
-
-        def tell(event: Event | None) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, event)
+        loop, told = asyncio.get_running_loop(), _Told()
 
         def both(event: Event) -> None:
             if on_event is not None:
                 on_event(event)
-            tell(event)
+            loop.call_soon_threadsafe(told.put, event)
 
         work = self._submit(prepare, both, cancel)
-        work.add_done_callback(lambda _done: queue.put_nowait(None))
-        return Reading(work, queue, cancel, check=self._whole, forget=lambda: self._running.discard(cancel))
+        work.add_done_callback(lambda _done: told.put(None))
+        return Reading(work, told, cancel, check=self._whole, forget=lambda: self._running.discard(cancel))
 
     @property
     def stopped(self) -> bool:
@@ -212,21 +216,36 @@ class DocumentRunner:
         return result
 
 
+class _Told:
+    """What a document told so far, on the event loop; None is its end."""
+
+    def __init__(self) -> None:
+        self.queue = asyncio.Queue[Event | None]()
+        self.first: asyncio.Future[Event | None] = asyncio.get_running_loop().create_future()
+        """The first event that is about a page, None where reading ended before that."""
+
+    def put(self, event: Event | None) -> None:
+        self.queue.put_nowait(event)
+        if not isinstance(event, ModelProgress | DocumentStarted) and not self.first.done():
+            self.first.set_result(event)
+
+
 class Reading:
     """A document that is being read, as events. Close it, or iterate `events` to the end."""
 
     def __init__(
         self,
         work: asyncio.Future[OcrResult],
-        queue: asyncio.Queue[Event | None],
+        told: _Told,
         cancel: threading.Event,
         *,
         check: Callable[[OcrResult], OcrResult],
         forget: Callable[[], None],
     ) -> None:
-        """`queue` ends with None once `work` is done."""
+        """`told` ends with None once `work` is done."""
         self._work = work
-        self._queue = queue
+        self._told = told
+        self._queue = told.queue
         self._cancel = cancel
         self._check = check
         self._forget = forget
@@ -242,8 +261,26 @@ class Reading:
             self.close()
             raise
 
+    async def begun(self, receive: Receive, seconds: float) -> None:
+        """Wait until the first page is begun, for `seconds` at most. Raises what reading raises before that.
+
+        `events` then has every event, those of the model on its way among them.
+        """
+        first = self._told.first
+        try:
+            waited = asyncio.ensure_future(asyncio.wait({first}, timeout=seconds))
+            await _unless_gone(waited, receive, self._cancel)
+            if first.done() and first.result() is None:
+                await self._work
+        except BaseException:
+            self.close()
+            raise
+
     async def events(self) -> AsyncIterator[Event]:
-        """The events after DocumentStarted, the last is DocumentDone. Raises OcrMlxError when reading fails on the way."""
+        """The events after DocumentStarted (all of them after `begun`), the last is DocumentDone.
+
+        Raises OcrMlxError when reading fails on the way.
+        """
         try:
             while (event := await self._queue.get()) is not None:
                 yield event

@@ -12,6 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from ocr_mlx import __version__
 from ocr_mlx.server.deps import Context, ServerContext
 from ocr_mlx.server.guard import refuse_cross_site
+from ocr_mlx.server.metrics import CONTENT_TYPE
+from ocr_mlx.server.running import Service
 from ocr_mlx.settings import ABOUT, DEEPSEEK_MODES, HEALTHY, Settings
 
 router = APIRouter()
@@ -81,6 +83,12 @@ async def get_logs(context: Context) -> Response:
     return PlainTextResponse(context.logs.text(), headers=NO_CACHE)
 
 
+@router.get("/metrics", tags=["metrics"], response_class=PlainTextResponse, dependencies=[Depends(refuse_cross_site)])
+async def metrics(context: Context) -> Response:
+    """What the server counts, in Prometheus's text format. Neither wakes nor keeps a model. Not for web pages."""
+    return Response(context.metrics.text(), headers=NO_CACHE, media_type=CONTENT_TYPE)
+
+
 @router.get("/", tags=["service"], responses=OBJECT)
 async def index(context: Context) -> Response:
     """Who this is and where to go on."""
@@ -148,7 +156,14 @@ def _state(context: ServerContext) -> dict[str, Any]:
             }
             for model in loaded
         ],
+        "memory": _memory(service) if service else None,
     }
+
+
+def _memory(service: Service) -> dict[str, int | None]:
+    """Bytes: what models may fill, what they do, and what the process takes."""
+    state = service.cache.memory()
+    return {"limitBytes": state.limit, "modelsBytes": state.held, "processBytes": state.process}
 
 
 def _redis(context: ServerContext) -> str | None:

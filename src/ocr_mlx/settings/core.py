@@ -130,7 +130,11 @@ class CoreSettings:
         "PAGE_CACHE_MB", 16, integer(0, 2**20), "Memory in MiB for results of pages that may come again; 0 keeps none."
     )
     page_cache_dir: Path | None = setting(  # noqa: RUF009
-        "PAGE_CACHE_DIR", None, FOLDER, "Keep results of pages, which are text, in this folder too.", shown="not on disk"
+        "PAGE_CACHE_DIR",
+        None,
+        FOLDER,
+        "Keep results of pages, which are text, in this folder too.",
+        shown="not on disk",
     )
     page_cache_ttl: float = setting(
         "PAGE_CACHE_TTL", 86_400.0, TIME, "Seconds that a page's result stays in that folder."

@@ -1,7 +1,11 @@
-"""Logging: one line per event on stderr, and the last lines in memory. Lines carry a request's id, not its content."""
+"""Logging: one line per event on stderr, and the last lines in memory. Lines carry a request's id, not its content.
+
+A line is text, or a JSON object: `time`, `level`, `logger`, `request_id`, `message`, and what `fields` was given.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
@@ -11,10 +15,12 @@ from collections import deque
 from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TextIO
+from types import TracebackType
+from typing import Any, TextIO
 
 REQUEST_ID: ContextVar[str] = ContextVar("ocr_mlx_request_id", default="-")
 LOGGERS = ("ocr_mlx", "uvicorn.error")
+_ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 class LogTail(logging.Handler):
@@ -57,7 +63,7 @@ class Unhurried(logging.Handler):
                 self._lost += 1
                 return
             if self._lost:
-                line = f"({counted(self._lost, 'line')} left out: nobody read them)\n{line}"
+                line = f"{self.format(_gap(self._lost))}\n{line}"
                 self._lost = 0
             self._lines.append(line)
             self._changed.notify_all()
@@ -80,6 +86,11 @@ class Unhurried(logging.Handler):
                 self._changed.notify_all()
 
 
+def _gap(lost: int) -> logging.LogRecord:
+    told = f"({counted(lost, 'line')} left out: nobody read them)"
+    return logging.LogRecord(__name__, logging.WARNING, "", 0, told, None, None)
+
+
 class _Formatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)sZ %(levelname)s %(name)s [%(request_id)s] %(message)s", "%Y-%m-%dT%H:%M:%S")
@@ -89,16 +100,40 @@ class _Formatter(logging.Formatter):
         record.request_id = REQUEST_ID.get()
         return super().format(record)
 
+    def formatException(self, ei: _ExceptionInfo) -> str:
+        """Its place and not its message, which may quote a document."""
+        return where(ei[1]) if ei[1] is not None else ""
 
-def configure(level: str = "info", stream: TextIO | None = None) -> LogTail:
+
+class _JsonFormatter(_Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        told: dict[str, Any] = {
+            "time": f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "request_id": REQUEST_ID.get(),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            told["error"] = self.formatException(record.exc_info)
+        return json.dumps(told | getattr(record, "fields", {}))
+
+
+def fields(**values: Any) -> dict[str, dict[str, Any]]:
+    """The `extra` of a log call: what stands in a JSON line beside the message. Numbers and plain words, never content."""
+    return {"fields": values}
+
+
+def configure(level: str = "info", stream: TextIO | None = None, *, style: str = "text") -> LogTail:
     """Send this program's and the web server's log lines to `stream` (stderr) and to the tail that is returned.
 
-    Other libraries stay silent: their messages may quote a document, and Python would write warnings to stderr itself.
+    `style` is text or json. Other libraries stay silent: their messages may quote a document, and Python would write
+    warnings to stderr itself.
     """
     tail = LogTail()
     handlers: list[logging.Handler] = [Unhurried(stream or sys.stderr), tail]
     for handler in handlers:
-        handler.setFormatter(_Formatter())
+        handler.setFormatter(_JsonFormatter() if style == "json" else _Formatter())
     logging.getLogger().handlers[:] = [logging.NullHandler()]
     for name in LOGGERS:
         logger = logging.getLogger(name)

@@ -93,6 +93,10 @@ STATES = (
     contract.check_rows_join_and_leave,
     contract.check_shorter_state_takes_longer_one,
     contract.check_trimmed_tokens_are_forgotten,
+    contract.check_drafts_are_verified_row_by_row,
+    contract.check_trim_right_after_merge_and_keep,
+    contract.check_copies_of_a_row_go_their_own_way,
+    contract.check_passes_of_one_width_are_exact,
 )
 """What a window could break."""
 

@@ -248,3 +248,19 @@ def test_planes_are_ink_and_places() -> None:
     assert planes[:, 0].sum() == 1 and planes[1, 0, 3, 5] == 1
     assert np.array_equal(planes[0, 1:], planes[1, 1:])
     assert np.array_equal(strip_planes(pixels[:, :, :32])[:, 1:], planes[:, 1:, :, :32])
+
+
+@pytest.mark.parametrize(("text", "ink"), [("Potato", 0), ("7", 0), ("1", 90), ("Secret!", 200)])
+def test_a_word_alone_on_a_large_page_is_found(text: str, ink: int) -> None:
+    """It is far less than a hundredth of the page's pixels."""
+    image = blank(1650, 2200)
+    write(image, (800, 1000), text, 30, ink)
+    (strip,) = split(image)
+    left, top, right, bottom = strip.box
+    assert 790 < left < right < 960 and 1000 < top < bottom < 1050
+
+
+def test_a_few_specks_on_a_page_are_no_line() -> None:
+    page = np.full((1200, 900), 255, np.uint8)
+    page[100::300, 100::200] = 0
+    assert split(Image.fromarray(page)) == []

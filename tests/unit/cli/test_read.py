@@ -70,7 +70,7 @@ def test_options_reach_the_request(run: Run, service: FakeService) -> None:
         *("read", "a.pdf", "-m", "builtin", "--pages", "1-3", "--password", "p", "--temperature", "0.5", "--top_p=0.9"),
         *("--repetition_penalty", "1.2", "--padding", "-4", "--mode", "m", "--prompt", "q", "--max-tokens", "9"),
         *("--seed", "1", "--dpi", "150", "--top-k", "3", "--no_repeat_ngram", "4"),
-        *("--ngram-window", "50", "--stop", "END", "--stop", "FIN"),
+        *("--ngram-window", "50", "--stop", "END", "--stop", "FIN", "--timeout", "2.5", "--fresh"),
     )
     assert status == 0, err
     [request] = service.requests
@@ -80,6 +80,7 @@ def test_options_reach_the_request(run: Run, service: FakeService) -> None:
     assert (over.temperature, over.top_p, over.repetition_penalty) == (0.5, 0.9, 1.2)
     assert (over.max_new_tokens, over.seed, over.top_k, over.no_repeat_ngram) == (9, 1, 3, 4)
     assert (over.ngram_window, over.stop) == (50, ("END", "FIN"))
+    assert (request.timeout, request.fresh) == (2.5, True)
 
 
 def test_nothing_said_leaves_everything_to_the_model(run: Run, service: FakeService) -> None:

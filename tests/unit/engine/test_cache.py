@@ -70,6 +70,7 @@ def test_a_new_lease_stops_the_clock() -> None:
         pass
     clock.advance(9)
     with cache.lease("a"):
+        assert clock.jobs == {}
         clock.advance(9)
         assert names(cache) == ["a"]
     assert [n.lower() for n in loads.names] == ["a"]
@@ -93,18 +94,6 @@ def test_keep_alive_of_a_request(keep_alive: float, after: float, left: list[str
         pass
     clock.advance(after)
     assert names(cache) == left
-
-
-def test_an_idle_model_is_unloaded_before_another_is_loaded() -> None:
-    cache, loads, _ = make()
-    seen: list[list[str]] = []
-    with cache.lease("a"):
-        pass
-    original = loads.__call__
-    cache._load = lambda name, on_event: (seen.append(names(cache)), original(name, on_event))[1]  # type: ignore[assignment,return-value]
-    with cache.lease("b"):
-        assert seen == [[]]
-        assert names(cache) == ["b"]
 
 
 def test_a_leased_model_stays_beside_another() -> None:
@@ -160,15 +149,6 @@ def test_waiting_for_a_load_can_be_cancelled() -> None:
         pass
     loads.gate.set()
     first.join(10)
-
-
-def test_evict_now_leaves_leased_models() -> None:
-    cache, _, _ = make()
-    with cache.lease("b"), cache.lease("a"):
-        cache.evict()
-        assert names(cache) == ["b", "a"]
-    cache.evict("A")
-    assert names(cache) == ["b"]
 
 
 def test_ready_is_announced() -> None:

@@ -36,6 +36,7 @@ from ocr_mlx.engine.remote import RemoteOptions, reference
 from ocr_mlx.engine.remote_client import RemoteClient
 from ocr_mlx.engine.remote_form import TRANSCRIBE
 from ocr_mlx.engine.remote_reading import MOST_SIDE, RemoteEngines, RemoteReading
+from ocr_mlx.engine.stop import Stop
 from ocr_mlx.errors import BadPdf, InvalidOption
 from tests.unit.engine.fake_engine import (
     WAIT,
@@ -91,7 +92,7 @@ class Reader:
     options: RemoteOptions
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2))
     events: list[Event] = field(default_factory=list)
-    cancel: threading.Event = field(default_factory=threading.Event)
+    cancel: Stop = field(default_factory=Stop)
 
     def __post_init__(self) -> None:
         self.engines = RemoteEngines(self.options, connect=lambda options: RemoteClient(options, first_wait=0.01))

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -11,7 +9,7 @@ from ocr_mlx.domain import (
     DocumentDone,
     DocumentStarted,
     Event,
-    OcrRequest,
+    OcrResult,
     Page,
     PageDone,
     PageStarted,
@@ -19,55 +17,10 @@ from ocr_mlx.domain import (
     Prompt,
     TextDelta,
 )
-from ocr_mlx.engine.cache import ModelCache
-from ocr_mlx.engine.service import OcrService
-from ocr_mlx.engine.worker import Worker
-from ocr_mlx.errors import Cancelled, InvalidOption, OcrMlxError, QueueFull, ShuttingDown, SourceNotFound
-from ocr_mlx.model.base import LoadedModel, Mode, PreparedPage
-from tests.unit.fakes import FakeClock, FakeDocument, ScriptGraph, fake_model, ids, request
-
-SCRIPTS = [[ids("first page")], [ids("second, a little longer")], [ids("third"), ids("in two rows")]]
-
-
-class Bench:
-    """A service around the fake family, with the document to read next."""
-
-    def __init__(self, model: LoadedModel, *, queue_limit: int = 64) -> None:
-        self.model = model
-        self.clock = FakeClock()
-        self.document: FakeDocument | OcrMlxError = FakeDocument([0])
-        self.loads = 0
-        self.worker = Worker()
-        self.service = OcrService(
-            ModelCache(self._load, self.worker.call, self.clock, keep_alive=10),
-            self.worker,
-            self._open,
-            default_model="fake",
-            queue_limit=queue_limit,
-        )
-
-    @property
-    def graph(self) -> ScriptGraph:
-        assert isinstance(self.model.graph, ScriptGraph)
-        return self.model.graph
-
-    def _load(self, name: str, on_event: object) -> LoadedModel:
-        self.loads += 1
-        return self.model
-
-    def _open(self, _request: OcrRequest) -> FakeDocument:
-        if isinstance(self.document, OcrMlxError):
-            raise self.document
-        return self.document
-
-
-@contextmanager
-def bench(max_rows: int = 8, queue_limit: int = 64) -> Iterator[Bench]:
-    made = Bench(fake_model([*SCRIPTS], max_rows=max_rows), queue_limit=queue_limit)
-    try:
-        yield made
-    finally:
-        made.service.close()
+from ocr_mlx.errors import Cancelled, InvalidOption, QueueFull, ShuttingDown, SourceNotFound
+from ocr_mlx.model.base import Mode, PreparedPage
+from tests.unit.engine.bench import bench
+from tests.unit.fakes import FakeDocument, ids, request
 
 
 def test_a_document_is_read_page_by_page_and_in_order() -> None:
@@ -322,22 +275,26 @@ def test_a_full_queue_says_so() -> None:
 
 def test_closing_ends_running_work_and_refuses_more() -> None:
     with bench() as b:
-        inside = threading.Event()
-        results: list[object] = []
-        b.graph.gate = lambda: inside.set()
+        started = threading.Event()
+        results: list[OcrResult] = []
         b.document = FakeDocument([1] * 8)
         hold = threading.Event()
         b.worker.call(lambda: hold.wait(10))
-        thread = threading.Thread(target=lambda: results.append(b.service.run(request())))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(b.service.cache, "_load", lambda name, on_event: b.model)
-            thread.start()
-            closer = threading.Thread(target=b.service.close)
-            closer.start()
-            hold.set()
-            closer.join(20)
-            thread.join(20)
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, PageStarted):
+                started.set()
+
+        thread = threading.Thread(target=lambda: results.append(b.service.run(request(), on_event)))
+        thread.start()
+        assert started.wait(10)
+        closer = threading.Thread(target=b.service.close)
+        closer.start()
+        hold.set()
+        closer.join(20)
+        thread.join(20)
         assert not thread.is_alive() and not closer.is_alive()
+        assert results[0].pages[-1].status is PageStatus.CANCELLED
         with pytest.raises(ShuttingDown):
             b.service.run(request())
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from ocr_mlx.domain import Finish
-from ocr_mlx.engine.worker import Worker, _Lane
+from ocr_mlx.engine.observer import Silent
+from ocr_mlx.engine.worker import _NUMBERS_AT_ONCE, Worker, _Lane
 from ocr_mlx.errors import ShuttingDown
 from tests.unit.fakes import ScriptGraph, ScriptState, fake_model
 from tests.unit.inference.test_batch import Said
@@ -93,3 +96,140 @@ def test_closing_ends_every_row_and_refuses_more() -> None:
     assert {s.end()[1] for s in said} == {Finish.ERROR}
     with pytest.raises(ShuttingDown):
         worker.call(lambda: None)
+
+
+class Noted(Silent):
+    """Keeps what the worker tells."""
+
+    def __init__(self) -> None:
+        self.reads: list[int] = []
+        self.steps: list[tuple[int, int]] = []
+        self.waits: list[int] = []
+        self.held: list[int] = []
+
+    def prefilled(self, rows: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.reads.append(rows)
+
+    def stepped(self, rows: int, tokens: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.steps.append((rows, tokens))
+
+    def waiting(self, rows: int) -> None:
+        self.waits.append(rows)
+
+    def cache_bytes(self, held: int) -> None:
+        self.held.append(held)
+
+
+def settle(worker: Worker) -> None:
+    """Wait until no row is left."""
+    for _ in range(10_000):
+        if worker.call(lambda: not worker._lanes).result(10):
+            return
+    raise AssertionError("rows are still there")
+
+
+def test_the_observer_hears_of_every_pass() -> None:
+    noted = Noted()
+    model, worker = fake_model([]), Worker(max_rows=2, observer=noted)
+    said = [Said(model, text) for text in ("one", "four", "seven and more")]
+    worker.admit(model, [s.row for s in said])
+    assert all(s.ended.wait(10) for s in said)
+    settle(worker)
+    worker.close()
+    assert sum(noted.reads) == 3
+    assert sum(tokens for _, tokens in noted.steps) == len("onefourseven and more")
+    assert {rows for rows, _ in noted.steps} == {1, 2}
+    assert noted.waits[0] == 1 and noted.waits[-1] == 0
+    assert max(noted.held) > 0 and noted.held[-1] == 0
+
+
+def picture(said: Said, side: int) -> Said:
+    """The row with a square picture of that side."""
+    said.row.inputs = replace(said.row.inputs, pixels=np.zeros((side, side, 3), dtype=np.float32))
+    return said
+
+
+def test_running_rows_wait_for_one_group_of_one_shape_at_most() -> None:
+    model = fake_model([], max_rows=64)
+    lane = _Lane(model, 64)
+    graph = model.graph
+    assert isinstance(graph, ScriptGraph)
+    running = Said(model, "x" * 200)
+    lane.waiting.append(running.row)
+    lane.step()
+    sides = [10, 10, 20, 20, 10, 30, 10]
+    joined = [picture(Said(model, f"row {i}"), side) for i, side in enumerate(sides)]
+    lane.waiting.extend(said.row for said in joined)
+    while not lane.idle:
+        reads, steps = len(graph.prefills), len(graph.widths)
+        lane.step()
+        assert len(graph.prefills) - reads <= 1
+        assert len(graph.widths) - steps >= (1 if not lane.idle else 0)
+    assert graph.prefills == [1, 2, 2, 1, 1, 1]
+    assert [said.end() for said in joined] == [(f"row {i}", Finish.EOS) for i in range(len(sides))]
+    assert running.end() == ("x" * 200, Finish.EOS)
+
+
+def test_a_group_is_no_larger_than_a_page() -> None:
+    model = fake_model([], max_rows=64)
+    assert isinstance(model.graph, ScriptGraph)
+    lane = _Lane(model, 64)
+    side = 400
+    most = _NUMBERS_AT_ONCE // (side * side * 3)
+    assert most > 1
+    lane.waiting.extend(picture(Said(model, "page"), side).row for _ in range(most + 2))
+    lane.waiting.extend(picture(Said(model, "huge"), 1500).row for _ in range(2))
+    while not lane.idle:
+        lane.step()
+    assert model.graph.prefills == [most, 2, 1, 1]
+
+
+def test_a_cancelled_row_takes_one_more_step_at_most_and_its_cache_is_gone() -> None:
+    noted = Noted()
+    model = fake_model([])
+    assert isinstance(model.graph, ScriptGraph)
+    lane = _Lane(model, 8, observer=noted)
+    gone, stays, waits = Said(model, "x" * 99), Said(model, "y" * 60), Said(model, "z" * 9)
+    lane.waiting.extend((gone.row, stays.row))
+    for _ in range(5):
+        lane.step()
+    before, steps = lane.cache_bytes, len(model.graph.widths)
+    gone.cancel.set()
+    waits.cancel.set()
+    lane.waiting.append(waits.row)
+    lane.step()
+    assert gone.end() == ("xxxxx", Finish.CANCELLED) and waits.end() == ("", Finish.CANCELLED)
+    assert model.graph.widths[steps:] == [1], "no pass for it any more"
+    assert lane.cache_bytes < before * 0.7
+    assert model.graph.prefills == [2]
+    stays.cancel.set()
+    lane.step()
+    assert lane.idle and lane.cache_bytes == 0
+
+
+def test_a_document_cancelled_between_two_groups_reads_no_further() -> None:
+    model = fake_model([], max_rows=64)
+    assert isinstance(model.graph, ScriptGraph)
+    lane = _Lane(model, 64)
+    pages = [picture(Said(model, f"page {i}"), 1500) for i in range(4)]
+    for said in pages:
+        said.row.cancel = pages[0].cancel
+    lane.waiting.extend(said.row for said in pages)
+    lane.step()
+    pages[0].cancel.set()
+    lane.step()
+    assert lane.idle and model.graph.prefills == [1]
+    assert [said.end()[1] for said in pages] == [Finish.CANCELLED] * 4
+
+
+def test_deterministic_passes_have_one_width() -> None:
+    model, worker = fake_model([]), Worker(max_rows=4, deterministic=True)
+    assert isinstance(model.graph, ScriptGraph)
+    said = [Said(model, f"row {i}") for i in range(6)]
+    worker.admit(model, [s.row for s in said])
+    assert all(s.ended.wait(10) for s in said)
+    worker.close()
+    assert set(model.graph.widths) == {4} and set(model.graph.prefills) == {1}
+    assert [s.end() for s in said] == [(f"row {i}", Finish.EOS) for i in range(6)]

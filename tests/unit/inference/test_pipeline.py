@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from PIL import Image, ImageDraw
 
-from ocr_mlx.domain import DecodeParams, PageStatus, Prompt, TextDelta
+from ocr_mlx.domain import DecodeParams, Finish, PageStatus, Prompt, TextDelta, TextRewind
 from ocr_mlx.inference.batch import DecodeBatch
 from ocr_mlx.inference.blank import is_blank
 from ocr_mlx.inference.pipeline import PageRun, prepare
@@ -109,3 +111,57 @@ def test_a_page_that_was_stopped_is_done_once() -> None:
         batch.step()
     batch.join(rows[2:])  # it waited for a place, and is over before it had one
     assert not batch.rows and done == [True]
+
+
+def told(events: list[TextDelta | TextRewind]) -> str:
+    """The text as somebody has it who follows a page's events."""
+    text = ""
+    for event in events:
+        text = text + event.text if isinstance(event, TextDelta) else text[: event.length]
+    return text
+
+
+LONG = "".join(random.Random(1).choices("abcdefgh ijklm", k=700))
+
+
+@pytest.mark.parametrize("loops", [0, 1, 2])
+@pytest.mark.parametrize(
+    "others", [["the first row, with é", "a second", "the third"], [LONG] * 3], ids=["short", "long"]
+)
+def test_a_loop_that_was_taken_back_is_told_in_characters_of_the_page(loops: int, others: list[str]) -> None:
+    rows = [ids(text) for text in others]
+    rows[loops] = [*ids("good text é "), *ids("la ") * 300]
+    run, events = read(rows)
+    result = run.result()
+    assert result.status is PageStatus.LOOP_RECOVERED
+    seen = loops == 0 or others[0] != LONG
+    assert any(isinstance(event, TextRewind) for event in events) == seen, "what nobody saw needs no rewind"
+    assert told(events) == result.raw_text and "good text é la" in result.raw_text
+    assert result.raw_text.count("la ") < 8
+
+
+def test_a_loop_that_comes_back_is_told_too() -> None:
+    run, events = read([ids("one"), ids("ha ") * 300], DecodeParams(no_repeat_ngram=2000))
+    assert run.result().status is PageStatus.LOOP_STOPPED
+    assert told(events) == run.result().raw_text == "one\nha "
+
+
+def test_recovered_never_hides_a_worse_end() -> None:
+    run, _ = read([ids("good text ") + ids("la ") * 300, ids(LONG)], DecodeParams(max_new_tokens=530))
+    assert run.result().status is PageStatus.TRUNCATED
+
+
+def test_what_was_taken_back_before_its_turn_never_comes_out() -> None:
+    model = fake_model([[ids("one"), ids("two")]])
+    mode = model.family.modes["plain"]
+    events: list[TextDelta | TextRewind] = []
+    prepared = prepare(model, page(0, 0), Prompt(), mode)
+    run = PageRun(model, page(0, 0), prepared, mode, on_text=events.append, on_done=lambda: None)
+    first, second = run.rows(DecodeParams(), never())
+    second._on_text("good and gone", 13)
+    second._on_rewind(4)
+    first.end(Finish.EOS)
+    second._on_text("!", 1)
+    assert told(events) == "\ngood!"
+    second._on_rewind(2)
+    assert told(events) == "\ngo"

@@ -129,3 +129,14 @@ def test_ngrams_in_a_window_are_banned_as_upstream_bans_them() -> None:
         expected = min(set(range(4)) - banned)
         assert Sampler(params).choose(logits, history).item() == expected
     assert outcomes == {0, 1, 2}
+
+
+def test_a_sampler_that_is_held_to_a_history_penalises_its_tokens() -> None:
+    sampler = Sampler(DecodeParams(repetition_penalty=2.0, repetition_window=2))
+    assert one(logits(3.0, 2.0, 1.0), sampler.params, sampler=sampler) == 0
+    sampler.hold_to(sampler.params, None, (0, 1, 1))
+    assert one(logits(3.0, 2.9, 1.0), sampler.params, sampler=sampler) == 0, "the window holds token 1 alone"
+    sampler.hold_to(DecodeParams(), None, (0, 1, 1))
+    assert one(logits(3.0, 2.9, 1.0), sampler.params, sampler=sampler) == 0 and sampler.plain
+    sampler.hold_to(DecodeParams(repetition_penalty=2.0), None, (0,))
+    assert one(logits(3.0, 2.0, 1.0), sampler.params, sampler=sampler) == 1

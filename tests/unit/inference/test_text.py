@@ -49,3 +49,18 @@ def test_a_held_piece_comes_out_at_the_end() -> None:
     pieces, stream = say("abcE", ("EN",))
     assert "".join(pieces) == "abc"
     assert stream.finish(ids("abcE")) == "E"
+
+
+def test_a_stream_that_was_rewound_goes_on_as_if_nothing_else_had_come() -> None:
+    stream = TextStream(byte_tokenizer(), ("STOP",))
+    for token in ids("naïve ST"):
+        stream.add(token)
+    assert stream.text == "naïve "
+    for token in ids("ILL 🙂 STOP"):
+        stream.add(token)
+    assert stream.stopped and stream.text == "naïve STILL 🙂 "
+    stream.rewind(ids("naïve ST"))
+    assert (stream.text, stream.stopped) == ("naïve ", False)
+    assert [stream.add(token) for token in ids("OP")] == ["", ""] and stream.stopped
+    stream.rewind(ids("naï")[:-1])
+    assert stream.text == "na" and [stream.add(token) for token in ids("ï")[-1:]] == ["ï"]

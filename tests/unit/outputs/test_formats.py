@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from ocr_mlx.domain import Block, Finish, OcrResult, PageError, PageResult, PageStatus
 from ocr_mlx.errors import SourceNotFound
-from ocr_mlx.outputs.formats import FORMATS, to_error_line, to_json, to_json_line, to_markdown, to_text
+from ocr_mlx.outputs.formats import FORMATS, PARTS, to_error_line, to_json, to_json_line, to_markdown, to_text
 
 PAGES = (
     PageResult(
@@ -19,6 +21,10 @@ PAGES = (
         generated_tokens=2,
         effective_size=(672, 896),
         seconds=0.123456,
+        decode_steps=2,
+        drafted=3,
+        accepted=1,
+        cached=True,
     ),
     PageResult(index=1, status=PageStatus.BLANK),
     PageResult(
@@ -47,6 +53,12 @@ def test_markdown_tells_of_pages_that_are_not_whole_and_stays_a_comment() -> Non
     )
 
 
+@pytest.mark.parametrize("form", PARTS)
+def test_what_the_pages_add_makes_the_whole(form: str) -> None:
+    parts = [part for page in PAGES for part in PARTS[form](page)]
+    assert "\n\n".join(parts) + "\n" == FORMATS[form](RESULT)
+
+
 def test_json_holds_everything() -> None:
     found = json.loads(to_json(RESULT))
     assert found.keys() == {"model", "text", "pages", "usage", "seconds"}
@@ -63,6 +75,9 @@ def test_json_holds_everything() -> None:
         "finish": "eos",
         "effective_size": [672, 896],
         "seconds": 0.1235,
+        "decode_steps": 2,
+        "drafts": {"proposed": 3, "accepted": 1},
+        "cached": True,
         "error": None,
     }
     assert found["pages"][2]["error"] == {"code": "bad_pdf", "message": "Damaged --> <b>."}

@@ -54,6 +54,7 @@ def test_health_tells_what_is_loaded_and_wakes_nothing() -> None:
     assert awake["models"] == [
         {"id": "m", "family": "nougat", "bytes": 7, "leases": 1, "idleSeconds": 0.0, "pinned": True}
     ]
+    assert (asleep["memory"], awake["memory"]) == (None, {"limitBytes": 1000, "modelsBytes": 7, "processBytes": 77})
 
 
 def test_a_failed_engine_is_not_called_healthy() -> None:
@@ -92,7 +93,7 @@ def test_the_operations_keep_their_names() -> None:
     assert body["application/json"] == {"schema": {"$ref": "#/components/schemas/OCRRequest"}}
     assert body.keys() == {"application/json", "multipart/form-data"}
     answers = found["paths"]["/ocr"]["post"]["responses"]
-    assert answers["200"]["content"] == {"text/plain": {"schema": {"type": "string"}}}
+    assert answers["200"]["content"]["text/plain"] == {"schema": {"type": "string"}}
     assert answers["422"]["content"]["application/json"]["schema"]["$ref"].endswith("/HTTPValidationError")
     fields = found["components"]["schemas"]["OCRRequest"]
     assert "required" not in fields

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import re
 import threading
 from collections.abc import Iterator
 
@@ -91,3 +93,50 @@ def test_where_tells_the_place_and_not_the_message() -> None:
     except ValueError as error:
         told = logs.where(error)
     assert told.startswith("ValueError at test_logs.py:") and "secret" not in told
+
+
+def test_json_lines_hold_what_text_lines_hold_and_the_fields() -> None:
+    stream = io.StringIO()
+    tail = logs.configure("info", stream, style="json")
+    token = logs.REQUEST_ID.set("abc")
+    logging.getLogger("ocr_mlx.x").warning("hello %d\nthere", 1, extra=logs.fields(event="greeting", pages={"ok": 2}))
+    logs.REQUEST_ID.reset(token)
+    written()
+    assert tail.text() == stream.getvalue() and tail.text().count("\n") == 1
+    told = json.loads(stream.getvalue())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told.pop("time"))
+    assert told == {
+        "level": "warning",
+        "logger": "ocr_mlx.x",
+        "request_id": "abc",
+        "message": "hello 1\nthere",
+        "event": "greeting",
+        "pages": {"ok": 2},
+    }
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_an_exception_is_told_by_its_place_and_not_by_its_words(style: str) -> None:
+    stream = io.StringIO()
+    logs.configure("info", stream, style=style)
+    try:
+        raise ValueError("a word of the document")
+    except ValueError:
+        logging.getLogger("uvicorn.error").exception("Exception in the application")
+    written()
+    assert "document" not in stream.getvalue() and "ValueError at test_logs.py:" in stream.getvalue()
+
+
+def test_the_gap_is_a_json_line_too() -> None:
+    stream = Stuck()
+    logs.configure("info", stream, style="json")
+    handler = logging.getLogger("ocr_mlx").handlers[0]
+    handler._most = 1  # type: ignore[attr-defined]
+    for number in range(3):
+        logging.getLogger("ocr_mlx").info("line %d", number)
+    stream.read.set()
+    written()
+    logging.getLogger("ocr_mlx").info("later")
+    written()
+    told = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
+    assert told == ["line 0", "(2 lines left out: nobody read them)", "later"]

@@ -22,6 +22,7 @@ from ocr_mlx.inference.failure import as_error
 from ocr_mlx.jobs.base import Reader
 from ocr_mlx.jobs.local.store import SqliteStore
 from ocr_mlx.jobs.records import Job, JobState, outcome, too_late
+from ocr_mlx.utils.logs import REQUEST_ID
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Reading:
 
         Raises what the store raises, except for a job that was deleted, and ShuttingDown when the engine takes no more.
         """
+        REQUEST_ID.set(self.job.id)
         try:
             if self.job.attempts >= MOST_ATTEMPTS:
                 return self._finish(JobState.FAILED, _given_up())

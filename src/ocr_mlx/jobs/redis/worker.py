@@ -40,7 +40,7 @@ from ocr_mlx.jobs.records import Job, JobState
 from ocr_mlx.jobs.redis.store import RedisStore
 from ocr_mlx.jobs.redis.sweep import settle
 from ocr_mlx.jobs.redis.units import Claim, Unit, Units
-from ocr_mlx.utils.logs import counted
+from ocr_mlx.utils.logs import REQUEST_ID, counted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -176,6 +176,7 @@ class UnitReader:
 
     def _run(self, held: _Held) -> None:
         """Read the unit; what cannot be read and cannot be tried again becomes failed pages."""
+        REQUEST_ID.set(held.job.id)
         try:
             data = self._insist(lambda: self._documents.get(held.job.id))
             request = held.job.request.asking(data, held.job.filename, held.claim.missing)

@@ -130,6 +130,10 @@ class DecoderState:
         """Forget the last `counts[i]` tokens of row i."""
         self.cache.trim(counts)
 
+    def stand_apart(self) -> None:
+        """Attend over each row by itself from now on."""
+        self.cache.apart = True
+
 
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions."""

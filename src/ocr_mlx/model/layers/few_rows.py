@@ -15,33 +15,40 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_map
 
-from ocr_mlx.model.layers.host import Floats, on_cpu, share
+from ocr_mlx.model.layers.host import Floats, hands, on_cpu, share
 
 MOST_ROWS: Final = 16
 """From more rows on, copying the matrix pays."""
 _SMALL: Final = 1_000_000
 """Multiplications up to which OpenBLAS takes its kernel for small products, which copies nothing and uses one thread."""
-_PIECES: Final = 8
-"""Small pieces that are worth handing to another thread."""
+_LANES: Final = 16
+"""Outputs that a vector register holds: pieces are whole multiples where they can be."""
 
 
 def product(x: Floats, weight: Floats) -> Floats:
-    """`x` [rows, inputs] times `weight` [outputs, inputs] turned over: [rows, outputs]."""
+    """`x` [rows, inputs] times `weight` [outputs, inputs] turned over: [rows, outputs].
+
+    One call of numpy per core multiplies all pieces of its share: with a call per piece, threads would wait for the
+    interpreter most of the time.
+    """
     rows, inputs = x.shape
     outputs = weight.shape[0]
     if rows == 1:
         return cast(Floats, (weight @ x[0])[None])
-    out = np.empty((rows, outputs), np.float32)
+    out = np.empty((outputs, rows), np.float32)
     step = max(_SMALL // (rows * inputs), 1)
+    step = min(step // _LANES * _LANES or step, outputs)
+    part = -(-outputs // (step * hands())) * step
 
     def some(index: int) -> None:
-        first = index * step * _PIECES
-        for low in range(first, min(first + step * _PIECES, outputs), step):
-            high = min(low + step, outputs)
-            out[:, low:high] = x @ weight[low:high].T
+        start, stop = index * part, min((index + 1) * part, outputs)
+        whole = start + (stop - start) // step * step
+        pieces = weight[start:whole].reshape(-1, step, inputs)
+        np.matmul(pieces, x.T, out=out[start:whole].reshape(-1, step, rows))
+        np.matmul(weight[whole:stop], x.T, out=out[whole:stop])
 
-    share(some, -(-outputs // (step * _PIECES)))
-    return out
+    share(some, -(-outputs // part))
+    return out.T
 
 
 class FewRowsLinear(nn.Linear):

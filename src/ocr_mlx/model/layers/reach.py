@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from ocr_mlx.model.layers.attention import Mask, attend
+from ocr_mlx.model.layers.attention import Mask, attend, attend_rows
 from ocr_mlx.model.layers.host import on_cpu
 
 
@@ -35,10 +35,10 @@ class Reach:
             self._seen = mx.arange(max(self.stops)) <= own[:, None, :, None]
         return self._seen
 
-    def of_row(self, row: int) -> Mask:
-        """The same for one row over its own columns."""
+    def within(self) -> Mask:
+        """What each token sees of its row's own columns."""
         if self._seen is not None:
-            return self._seen[row : row + 1, :, :, : self.stops[row]]
+            return self._seen
         return "causal" if self.count > 1 else None
 
 
@@ -48,10 +48,6 @@ def attend_within(
     """As `attend` over [rows, heads, length, size]; with a `Reach` each row sees its own columns."""
     if not isinstance(mask, Reach):
         return attend(queries, keys, values, scale=scale, mask=mask)
-    if not mask.one_by_one:
-        return attend(queries, keys, values, scale=scale, mask=mask.array())
-    parts = []
-    for row, stop in enumerate(mask.stops):
-        key, value = (part[row : row + 1, :, :stop] for part in (keys, values))
-        parts.append(attend(queries[row : row + 1], key, value, scale=scale, mask=mask.of_row(row)))
-    return mx.concatenate(parts)
+    if mask.one_by_one:
+        return attend_rows(queries, keys, values, mask.stops, scale=scale, mask=mask.within())
+    return attend(queries, keys, values, scale=scale, mask=mask.array())

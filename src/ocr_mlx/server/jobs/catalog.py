@@ -1,10 +1,11 @@
-"""What can be told of models: which there are, where each of them stands. Nothing here wakes one.
+"""What can be told of models: which there are, where each of them stands, what is in memory. Nothing here wakes one.
 
 Every method may block (the disk, Redis), so they are called off the event loop.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,22 @@ from typing import TYPE_CHECKING, Final
 from ocr_mlx.errors import OcrMlxError, UnknownModel
 from ocr_mlx.jobs.records import JobState
 from ocr_mlx.server.deps import ServerContext
-from ocr_mlx.server.jobs.schemas import CurrentModel, JobModels, ModelEntry, ModelStatus, ModelSwitched
+from ocr_mlx.server.jobs.convert import to_time
+from ocr_mlx.server.jobs.schemas import (
+    CurrentModel,
+    JobModels,
+    ModelEntry,
+    ModelEviction,
+    ModelInMemory,
+    ModelMemory,
+    ModelsEvicted,
+    ModelStatus,
+    ModelSwitched,
+)
 
 if TYPE_CHECKING:
     from ocr_mlx.engine.board import ModelState
-    from ocr_mlx.engine.cache import CachedModel
+    from ocr_mlx.engine.cache import CachedModel, Eviction
 
 NAMES: Final = ("got", "qari", "deepseek", "nougat", "lighton", "builtin")
 """The models that are always listed, in this order."""
@@ -39,6 +51,35 @@ class Catalog:
             models=[self.entry(name) for name in names],
             current_model=self.shown(current) if current else None,
             default_model=self.shown(default),
+            memory=self.memory(),
+        )
+
+    def memory(self) -> ModelMemory | None:
+        """What is in memory and what went last; None before the engine runs."""
+        service = self._context.engine.peek()
+        if service is None:
+            return None
+        state, now = service.cache.memory(), time.time()
+        return ModelMemory(
+            limit_bytes=state.limit,
+            models_bytes=state.held,
+            process_bytes=state.process,
+            waiting=[self.shown(name) for name in state.waiting],
+            models=[self._in_memory(model, now) for model in service.cache.snapshot()],
+            evictions=[self._eviction(gone) for gone in reversed(state.evictions)],
+        )
+
+    def evict(self, name: str | None) -> ModelsEvicted:
+        """Unload one model, or all that are idle, and wait until that is measured. Raises UnknownModel."""
+        service = self._context.engine.peek()
+        place = None if name is None else self._place(name)
+        if service is None:
+            return ModelsEvicted(evicted=[], in_use=[], message="No model is in memory.")
+        told = service.cache.evict(place)
+        return ModelsEvicted(
+            evicted=[self._eviction(gone) for gone in told.gone],
+            in_use=[self.shown(one) for one in told.in_use],
+            message=_told(len(told.gone), len(told.in_use), one=name is not None),
         )
 
     def current(self) -> CurrentModel:
@@ -116,6 +157,37 @@ class Catalog:
             return short
         return Path(name).name if is_folder_name(name) else name
 
+    def _place(self, name: str) -> str:
+        """A model that is in memory by its shown name, or one that `find` knows, as the engine has it. Raises UnknownModel."""
+        for model in self._loaded():
+            if name in (model.id, self.shown(model.id)):
+                return model.id
+        found = self.find(name)
+        if found is None:
+            raise UnknownModel(f"Model '{name}' not found")
+        return self._context.models.pick(found, _SERVICE)
+
+    def _in_memory(self, model: CachedModel, now: float) -> ModelInMemory:
+        return ModelInMemory(
+            name=self.shown(model.id),
+            family=model.family,
+            bytes=model.bytes,
+            requests=model.leases,
+            idle_seconds=round(model.idle_seconds, 3),
+            last_used=to_time(now - model.idle_seconds),
+            pinned=model.pinned,
+            leaving=model.leaving,
+        )
+
+    def _eviction(self, gone: Eviction) -> ModelEviction:
+        return ModelEviction(
+            name=self.shown(gone.id),
+            at=to_time(gone.at),
+            reason=gone.reason,
+            held_bytes=gone.held,
+            released_bytes=gone.released,
+        )
+
     def _standing(self, placed: str, *, is_loaded: bool) -> tuple[ModelStatus, int, str]:
         if placed.startswith(_REMOTE):
             return "ready", 100, "Read by another engine."
@@ -123,7 +195,9 @@ class Catalog:
             return "ready", 100, "In memory."
         service = self._context.engine.peek()
         state = service.board.get(placed) if service else None
-        if state is not None:
+        if service and state is not None:
+            if any(_same(name, placed) for name in service.cache.memory().waiting):
+                return "loading", 100, "Waits until other models are not used any more: they fill the memory."
             return _on_its_way(state)
         if self._context.engine.state == "failed" and not self._context.jobs.is_remote:
             return "failed", 0, "The engine cannot start. `ocr_mlx doctor` says what is missing."
@@ -173,6 +247,17 @@ def _on_its_way(state: ModelState) -> tuple[ModelStatus, int, str]:
             return "loading", 100, "Loading into memory."
         case "failed":
             return "failed", 0, f"The last attempt failed, the next job tries again. {state.message}"
+
+
+def _told(gone: int, in_use: int, *, one: bool) -> str:
+    if one and in_use:
+        return "In use: it is unloaded when the last request that uses it has ended."
+    if one:
+        return "Unloaded." if gone else "It was not in memory."
+    if not gone + in_use:
+        return "No model is in memory."
+    left = f" {in_use} in use stayed." if in_use else ""
+    return f"{gone} unloaded.{left}"
 
 
 def _same(one: str, other: str) -> bool:

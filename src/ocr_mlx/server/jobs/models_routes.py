@@ -1,10 +1,10 @@
-"""Which models there are, which one jobs get that name none, and where each of them stands."""
+"""Which models there are, which one jobs get that name none, where each of them stands, and which leave the memory."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -15,6 +15,7 @@ from ocr_mlx.server.jobs.catalog import Catalog
 from ocr_mlx.server.jobs.schemas import (
     CurrentModel,
     JobModels,
+    ModelsEvicted,
     ModelState,
     ModelSwitched,
     SwitchRequest,
@@ -51,6 +52,29 @@ async def switch_model(body: SwitchRequest, context: Context) -> ModelSwitched:
         return await run_in_threadpool(Catalog(context).switch, body.model)
     except UnknownModel as unknown:
         raise HTTPException(400, str(unknown), headers=_CODE) from unknown
+
+
+@router.post("/evict", tags=["models"])
+async def evict_models(context: Context) -> ModelsEvicted:
+    """Unload all models that nobody uses, pinned ones too. Answers when their memory is given back, and how much that was."""
+    return await run_in_threadpool(Catalog(context).evict, None)
+
+
+@router.post(
+    "/{name:path}/evict",
+    tags=["models"],
+    responses=ANY
+    | {202: {"model": ModelsEvicted, "description": "In use: it goes with the last request that uses it"}}
+    | {404: problem("No such model")},
+)
+async def evict_model(name: str, context: Context, response: Response) -> ModelsEvicted:
+    """Unload one model, pinned or not. Running requests are never cut short: one that is in use goes when they have ended."""
+    try:
+        told = await run_in_threadpool(Catalog(context).evict, name)
+    except UnknownModel as unknown:
+        raise HTTPException(404, str(unknown), headers=_CODE) from unknown
+    response.status_code = 202 if told.in_use else 200
+    return told
 
 
 @router.get(

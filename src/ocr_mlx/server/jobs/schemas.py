@@ -104,12 +104,57 @@ class ModelEntry(BaseModel):
     message: str
 
 
+class ModelInMemory(BaseModel):
+    """A model in memory: the bytes of its weights, and when it was last used (UTC without a zone)."""
+
+    name: str
+    family: str
+    bytes: int
+    requests: int = Field(description="Requests that use it now.")
+    idle_seconds: float
+    last_used: str
+    pinned: bool = Field(description="It stays until it is told to go: a request's `keep_alive` was negative.")
+    leaving: bool = Field(description="It was told to go, and goes when it is not used any more.")
+
+
+class ModelEviction(BaseModel):
+    """A model that was unloaded. Times are UTC without a zone."""
+
+    name: str
+    at: str
+    reason: Literal["idle", "room", "asked", "closing"] = Field(
+        description="Its time was over, another needed its place, somebody asked for it, or the server ended."
+    )
+    held_bytes: int = Field(description="Bytes of its weights.")
+    released_bytes: int = Field(description="By how much the memory of the process really shrank.")
+
+
+class ModelMemory(BaseModel):
+    """The memory for models, in bytes."""
+
+    limit_bytes: int | None = Field(description="What models may fill together.")
+    models_bytes: int = Field(description="What they fill, those that are being loaded included.")
+    process_bytes: int = Field(description="What the whole process takes, measured now.")
+    waiting: list[str] = Field(description="Models that wait until others are not used any more.")
+    models: list[ModelInMemory]
+    evictions: list[ModelEviction] = Field(description="The last ones, the newest first.")
+
+
 class JobModels(BaseModel):
-    """What jobs can be read with. `current_model` is what was switched to, null before."""
+    """What jobs can be read with. `current_model` is what was switched to, null before; `memory` null until the engine runs."""
 
     models: list[ModelEntry]
     current_model: str | None
     default_model: str
+    memory: ModelMemory | None
+
+
+class ModelsEvicted(BaseModel):
+    """What was unloaded, and what is in use."""
+
+    evicted: list[ModelEviction]
+    in_use: list[str]
+    message: str
 
 
 class CurrentModel(BaseModel):

@@ -20,6 +20,8 @@ def to_request(body: OCRRequest, models: ModelChoice) -> OcrRequest:
         dpi=body.dpi,
         password=body.password,
         keep_alive=body.keep_alive,
+        timeout=body.timeout,
+        fresh=body.fresh,
     )
 
 

@@ -1,4 +1,4 @@
-"""`POST /ocr`: JSON in, plain text out."""
+"""`POST /ocr`: JSON in, plain text out, or a stream of events for those who ask for one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
+from ocr_mlx.domain import OcrRequest
 from ocr_mlx.outputs.outcome import failure
 from ocr_mlx.server.deps import Context
 from ocr_mlx.server.errors import answer, status_of_code
-from ocr_mlx.server.ocr import convert
+from ocr_mlx.server.ocr import convert, stream
+from ocr_mlx.server.ocr.events import NAMES
 from ocr_mlx.server.ocr.schemas import OCRRequest
 from ocr_mlx.server.texts import headers
 
@@ -44,13 +46,32 @@ FAILURES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/ocr", tags=["ocr"], response_class=PlainTextResponse, responses=FAILURES)
+LINE = {"type": "object", "properties": {"event": {"type": "string", "enum": NAMES}}, "required": ["event"]}
+"""One line of `application/x-ndjson`."""
+STREAMS = {stream.SSE: {"schema": {"type": "string"}}, stream.NDJSON: {"schema": LINE}}
+READ: dict[int | str, dict[str, Any]] = {200: {"description": "The text, or the events", "content": STREAMS}}
+
+
+@router.post("/ocr", tags=["ocr"], response_class=PlainTextResponse, responses=READ | FAILURES)
 async def ocr(body: OCRRequest, request: Request, context: Context) -> Response:
     """Read a document. The text of all pages, joined by a blank line; empty only when every page is blank.
 
     The headers `X-OCR-MLX-Pages`, `X-OCR-MLX-Status` and `X-OCR-MLX-Error` say what became of each page.
+
+    With `Accept: text/event-stream` or `application/x-ndjson` the pages come while they are read, as events (`event` in an
+    event's JSON is its name too): `model_progress`, `document_started`, `page_started`, `text`, `rewind`, `page_done`,
+    `document_done`; the last is `document_done` or `error`.
     """
-    result = await context.runner.run(lambda: convert.to_request(body, context.models), request.receive)
+
+    def prepare() -> OcrRequest:
+        return convert.to_request(body, context.models)
+
+    kind = stream.wanted(",".join(request.headers.getlist("accept")))
+    if kind is not None:
+        reading = context.runner.read(prepare)
+        await reading.begun(request.receive, stream.PATIENCE)
+        return stream.respond(reading, kind)
+    result = await context.runner.run(prepare, request.receive)
     told = headers(result)
     bad = failure(result)
     if bad is None:

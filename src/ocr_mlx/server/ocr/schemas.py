@@ -60,3 +60,7 @@ class OCRRequest(BaseModel):
     keep_alive: Annotated[float, Field(le=1e9, ge=-1e9, **FINITE)] | None = Field(
         default=None, description="Seconds that the model stays in memory afterwards; negative: for good."
     )
+    timeout: Annotated[float, Field(gt=0.0, le=1e9, **FINITE)] | None = Field(
+        default=None, description="Seconds that reading may take from the moment the model is there."
+    )
+    fresh: bool = Field(default=False, description="Read every page again, also one that was read before.")

@@ -24,7 +24,7 @@ from ocr_mlx.server.openai.schemas import (
 )
 
 _SEPARATOR: Final = "\n\n"
-_CUT_SHORT: Final = (PageStatus.TRUNCATED, PageStatus.LOOP_STOPPED)
+_CUT_SHORT: Final = (PageStatus.TRUNCATED, PageStatus.LOOP_STOPPED, PageStatus.CANCELLED)
 _LIMITED: Final = (PageStatus.TRUNCATED, PageStatus.BLANK)
 _WORST_LAST: Final = (
     PageStatus.BLANK,

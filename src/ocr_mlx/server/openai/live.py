@@ -3,6 +3,9 @@
 What a model says and what its family makes of it differ: marks go, formulas are mended. So only words that no cleaning
 touches are let out while a page is decoded, up to the first sign that could be a mark; the rest of the page follows when
 it is done. Where the model's own words are the answer, all of them are let out at once.
+
+What has been let out cannot be taken back, and a loop is: so nothing is let out that only repeats what came before it.
+Where other words were let out than stay all the same, the answer's end says so.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from ocr_mlx.domain import DocumentDone, Event, PageDone, PageResult, PageStarted, PageStatus, TextDelta
+from ocr_mlx.domain import DocumentDone, Event, PageDone, PageResult, PageStarted, PageStatus, TextDelta, TextRewind
 from ocr_mlx.server.openai.answers import joined, text_of
 from ocr_mlx.server.openai.convert import Ask
 
@@ -22,6 +25,8 @@ _MARK: Final = re.compile(r"[<>\\$*_#\[\]{}|`~^=&@\ufffd]|^[-+•·.:]+$")
 A single letter with a line of its own at the top of a page is another thing that is cleaned away.
 """
 _PIECE: Final = re.compile(r"(\s*)(\S+)")
+_FARTHEST: Final = 1000
+"""Characters from a repetition to what it repeats; what lies further back is no loop."""
 
 
 class LiveText:
@@ -39,7 +44,7 @@ class LiveText:
         self._sent: dict[int, str] = {}
         self._held: set[int] = set()
         self.differing: dict[int, str] = {}
-        """Texts of pages of which more or other words were let out than stay: what a loop repeated."""
+        """Texts of pages of which more or other words were let out than stay."""
 
     @property
     def spoke(self) -> bool:
@@ -54,6 +59,9 @@ class LiveText:
             case TextDelta():
                 self._raw[event.page] = self._raw.get(event.page, "") + event.text
                 return self._live(event.page)
+            case TextRewind():
+                self._raw[event.page] = self._raw.get(event.page, "")[: event.length]
+                self._held.discard(event.page)
             case PageDone():
                 self._done[event.result.index] = event.result
                 return self._advance()
@@ -81,9 +89,11 @@ class LiveText:
     def _live(self, page: int) -> str:
         if not self._order or page != self._order[0] or page in self._held:
             return ""
-        sent = self._sent.get(page, "")
-        fresh = self._certain(page, self._raw.get(page, "").lstrip()[len(sent) :], bool(sent))
-        return self._say(page, fresh)
+        sent, raw = self._sent.get(page, ""), self._raw.get(page, "").lstrip()
+        if not raw.startswith(sent):  # taken back, and not said again yet
+            return ""
+        fresh = raw[: len(raw) - repeated(raw)][len(sent) :]
+        return self._say(page, self._certain(page, fresh, bool(sent)))
 
     def _certain(self, page: int, text: str, begun: bool) -> str:
         """As much of `text` as is sure to stay: whole words, each once the next one begins."""
@@ -118,3 +128,16 @@ class LiveText:
         self._sent[page] = self._sent.get(page, "") + text
         self._before = True
         return out.encode("utf-8", "replace").decode()
+
+
+def repeated(text: str) -> int:
+    """How many characters at the end of `text` are those that stand a little before, in the same order."""
+    low, high = 0, len(text)
+    while low < high:  # where a long end is found again, so is every shorter one
+        length = (low + high + 1) // 2
+        before = text[max(0, len(text) - length - _FARTHEST) : -1]
+        if text[-length:] in before:
+            low = length
+        else:
+            high = length - 1
+    return low

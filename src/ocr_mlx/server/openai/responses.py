@@ -17,7 +17,8 @@ from ocr_mlx.server.openai.schemas import (
     ResponsesRequest,
     ResponseUsage,
 )
-from ocr_mlx.server.openai.stream import Streaming, frame
+from ocr_mlx.server.openai.stream import Streaming
+from ocr_mlx.server.streams import frame
 
 
 def begun(body: ResponsesRequest, model: str) -> ResponseRecord:

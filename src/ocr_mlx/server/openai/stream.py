@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from fastapi.sse import EventSourceResponse
 from starlette.background import BackgroundTask
 from starlette.types import Receive
 
@@ -20,11 +19,11 @@ from ocr_mlx.server.openai.convert import Ask
 from ocr_mlx.server.openai.live import LiveText
 from ocr_mlx.server.openai.problems import Refused, in_openai_words, log
 from ocr_mlx.server.running import Reading
+from ocr_mlx.server.streams import frame, with_pauses
 
 PAUSE: Final = 15.0
 """Seconds of silence after which a comment says that the server still works."""
 DONE: Final = b"data: [DONE]\n\n"
-_END: Final = object()
 
 
 class Streaming:
@@ -95,36 +94,10 @@ async def _never() -> NoReturn:
 def event_stream(streaming: Streaming, events: AsyncIterator[bytes]) -> EventSourceResponse:
     """The response. A client that leaves, even before the first byte, ends the work."""
     return EventSourceResponse(
-        with_pauses(events),
+        with_pauses(events, PAUSE),
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         background=BackgroundTask(streaming.close),
     )
-
-
-async def with_pauses(events: AsyncIterator[bytes], seconds: float = PAUSE) -> AsyncIterator[bytes]:
-    """The events, with a comment after each `seconds` of silence."""
-    task: asyncio.Future[bytes | object] | None = None
-    try:
-        while True:
-            task = asyncio.ensure_future(_next_of(events))
-            while not (await asyncio.wait({task}, timeout=seconds))[0]:
-                yield KEEPALIVE_COMMENT
-            event = task.result()
-            if not isinstance(event, bytes):
-                return
-            yield event
-    finally:
-        if task is not None:
-            task.cancel()
-
-
-async def _next_of(events: AsyncIterator[bytes]) -> bytes | object:
-    return await anext(events, _END)
-
-
-def frame(data: dict[str, Any], *, event: str | None = None) -> bytes:
-    """One event."""
-    return format_sse_event(data_str=json.dumps(data, ensure_ascii=False, separators=(",", ":")), event=event)
 
 
 async def chat_events(streaming: Streaming, *, with_usage: bool) -> AsyncIterator[bytes]:

@@ -63,6 +63,10 @@ class NougatState:
         """Forget the last `counts[i]` tokens of row i."""
         self.cache.trim(counts)
 
+    def stand_apart(self) -> None:
+        """Attend over each row by itself from now on."""
+        self.cache.apart = True
+
 
 class NougatModel(nn.Module):
     """A `VisionEncoderDecoderModel` under its own names."""

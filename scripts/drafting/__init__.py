@@ -1,0 +1,1 @@
+"""What `scripts/drafts.py` is made of."""
