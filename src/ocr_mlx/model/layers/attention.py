@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ocr_mlx.model.layers.host import Floats, on_cpu, share
+from ocr_mlx.model.layers.host import Floats, hands, on_cpu, share
 
 Mask = mx.array | Literal["causal"] | None
 _FEW: Final = 1 << 18
@@ -68,24 +68,38 @@ def _by_rows(
     out = np.empty((*q.shape[:3], v.shape[-1]), np.float32)
     at_once = 1 if stops is not None else max(_FEW // (heads * length * columns), 1)
     seen = None if isinstance(mask, str) and stops is not None else _seen(mask, length, columns)
+    parts = _parts(-(-rows // at_once), groups, columns * size)
+    per = groups // parts
 
     def work(index: int) -> None:
-        some = slice(index * at_once, (index + 1) * at_once)
-        upto = stops[index] if stops is not None else columns
-        scores: Floats = q[some] @ k[some, :, :upto].swapaxes(2, 3)
+        chunk, part = divmod(index, parts)
+        some, own = slice(chunk * at_once, (chunk + 1) * at_once), slice(part * per, (part + 1) * per)
+        upto = stops[chunk] if stops is not None else columns
+        scores: Floats = q[some, own] @ k[some, own, :upto].swapaxes(2, 3)
         hide = _seen(mask, length, upto) if isinstance(mask, str) and stops is not None else seen
         if hide is not None:
-            whole = scores.reshape(-1, heads, length, upto)
-            _hide(whole, (hide if hide.shape[0] == 1 else hide[some])[..., :upto])
-        out[some] = _softmax_over(scores, v[some, :, :upto])
+            _hide(scores.reshape(-1, heads // parts, length, upto), _own(hide, some, own, heads // groups)[..., :upto])
+        out[some, own] = _softmax_over(scores, v[some, own, :upto])
 
-    _each(work, -(-rows // at_once), rows * heads * length * columns)
+    _each(work, -(-rows // at_once) * parts, rows * max(groups * size, heads * length) * columns)
     return mx.array(out.reshape(rows, heads, length, -1))
 
 
-def _each(work: Callable[[int], None], count: int, scores: int) -> None:
+def _parts(chunks: int, groups: int, numbers: int) -> int:
+    """Into how many parts a single row's heads go, so that all cores have work; a head's result is the same in any."""
+    enough = chunks < hands() and groups % hands() == 0 and groups * numbers > _FEW
+    return hands() if enough else 1
+
+
+def _own(mask: NDArray[Any], rows: slice, groups: slice, shared: int) -> NDArray[Any]:
+    """The part of the mask [rows or 1, heads or 1, ...] for these rows, and these groups of `shared` heads."""
+    mine = mask if mask.shape[0] == 1 else mask[rows]
+    return mine if mine.shape[1] == 1 else mine[:, groups.start * shared : groups.stop * shared]
+
+
+def _each(work: Callable[[int], None], count: int, numbers: int) -> None:
     """All parts of the work: on one core where there is too little of it to share."""
-    if scores > _FEW:
+    if numbers > _FEW:
         share(work, count)
         return
     for index in range(count):

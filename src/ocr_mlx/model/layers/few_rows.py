@@ -65,8 +65,7 @@ class FewRowsLinear(nn.Linear):
         if not is_few(x, self.weight):
             out: mx.array = super().__call__(x)
             return out
-        mapped = times(x, self.weight)
-        return mapped + self.bias if "bias" in self else mapped
+        return times(x, self.weight, self.get("bias"))
 
 
 class FewRowsEmbedding(nn.Embedding):
@@ -87,9 +86,11 @@ def is_few(x: mx.array, weight: mx.array) -> bool:
     return floats and 0 < x.size <= MOST_ROWS * x.shape[-1] and on_cpu()
 
 
-def times(x: mx.array, weight: mx.array) -> mx.array:
-    """`x` [..., inputs] times `weight` [outputs, inputs] turned over. Evaluates x."""
+def times(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
+    """`x` [..., inputs] times `weight` [outputs, inputs] turned over, and `bias` [outputs] added. Evaluates x."""
     out = product(np.asarray(x).reshape(-1, x.shape[-1]), np.asarray(weight))
+    if bias is not None:
+        out += np.asarray(bias)
     return mx.array(out).reshape(*x.shape[:-1], -1)
 
 
