@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from ocr_mlx.domain import DecodeParams
 from ocr_mlx.inference.constrain import Constraint
+from ocr_mlx.model.layers.host import logsumexp
 
 NOTHING: Final = -1
 """What a constrained row chooses where no token is left for it."""
@@ -210,6 +211,6 @@ def choose(
     picked = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
     return Choice(
         tokens=tokens,
-        logprobs=picked - mx.logsumexp(logits, axis=-1),
+        logprobs=picked - logsumexp(logits),
         max_logits=mx.max(logits, axis=-1),
     )

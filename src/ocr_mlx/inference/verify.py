@@ -15,6 +15,7 @@ import numpy as np
 
 from ocr_mlx.inference.stopping import Row
 from ocr_mlx.model.base import LoadedModel
+from ocr_mlx.model.layers.host import logsumexp
 
 MOST: Final = 15
 """Most tokens drafted at once: with the one before them, sixteen in a pass."""
@@ -80,7 +81,7 @@ def judge(logits: mx.array, banned: mx.array, rounding: Rounding | None) -> list
     logits = mx.where(banned, -mx.inf, logits.astype(mx.float32))
     tokens = mx.argmax(logits, axis=-1)
     tops = mx.max(logits, axis=-1)
-    logprobs = tops - mx.logsumexp(logits, axis=-1)
+    logprobs = tops - logsumexp(logits)
     clear = mx.ones(tokens.shape, dtype=mx.bool_)
     if rounding is not None:
         others = mx.where(mx.arange(logits.shape[-1]) == tokens[..., None], -mx.inf, logits)

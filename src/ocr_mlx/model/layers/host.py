@@ -57,6 +57,17 @@ def elementwise(x: mx.array, function: Callable[[Floats, Floats], None]) -> mx.a
     return mx.array(out).reshape(x.shape)
 
 
+def logsumexp(logits: mx.array) -> mx.array:
+    """`mx.logsumexp` over the last axis of float32 [..., V]. On a CPU numpy's exponential takes a tenth of mlx's time."""
+    if not on_cpu():
+        return mx.logsumexp(logits, axis=-1)
+    given = np.asarray(logits)
+    with np.errstate(invalid="ignore"):  # infinities and what is not a number stay what they are
+        top = given.max(axis=-1, keepdims=True)
+        sums = np.exp(given - top).sum(axis=-1)
+    return mx.array(np.log(sums) + top[..., 0])
+
+
 @lru_cache(maxsize=1)
 def hands() -> int:
     """Threads that share one piece of work."""

@@ -87,3 +87,10 @@ def test_each_row_is_mapped_by_the_matrix_of_its_id() -> None:
     mapped = np.asarray(few_rows.each_by_its_own(x, weights, mx.array(ids, dtype=mx.uint32)))
     exact = np.stack([np.asarray(weights)[i] @ np.asarray(x)[row] for row, i in enumerate(ids)])
     np.testing.assert_allclose(mapped, exact, atol=1e-5)
+
+
+def test_the_sum_of_exponentials_is_mlx_s() -> None:
+    logits = numbers(3, 2, 500) * 30
+    np.testing.assert_allclose(np.asarray(host.logsumexp(logits)), np.asarray(mx.logsumexp(logits, axis=-1)), rtol=1e-6)
+    odd = mx.array([[1.0, float("nan")], [-float("inf"), 2.0]])
+    assert np.isnan(np.asarray(host.logsumexp(odd))[0]) and np.asarray(host.logsumexp(odd))[1] == 2.0
