@@ -14,6 +14,7 @@ from PIL import Image
 
 from ocr_mlx.domain import Block, Page
 from ocr_mlx.model.base import PageText
+from ocr_mlx.model.families.deepseek_ocr.family import FAMILY
 from ocr_mlx.model.families.deepseek_ocr.grounding import boxes_in, split
 from ocr_mlx.model.families.deepseek_ocr.modes import Reading
 from ocr_mlx.model.families.deepseek_ocr.postprocess import clean_page
@@ -73,6 +74,7 @@ def test_pictures_are_numbered_by_their_blocks() -> None:
     assert clean(raw).text == "![](images/0.jpg)\n![](images/1.jpg)\n\nA![](images/2.jpg)\n\nB"
     assert [block.label for block in clean(raw).blocks] == ["image"] * 3
     assert clean(raw, where=page(origin="pdf", index=4)).text.startswith("![](images/4_0.jpg)\n![](images/4_1.jpg)")
+    assert FAMILY.numbered, "a result of the same pixels elsewhere names other pictures"
 
 
 def test_a_picture_without_a_box_leaves_nothing() -> None:

@@ -24,7 +24,7 @@ from ocr_mlx.domain import (
 )
 from ocr_mlx.engine.stop import Stop, check_timeout
 from ocr_mlx.errors import Cancelled, InvalidOption, QueueFull
-from ocr_mlx.model.base import LoadedModel
+from ocr_mlx.model.base import LoadedModel, PageText
 from ocr_mlx.outputs.outcome import failure
 from tests.unit.engine.bench import Bench, bench
 from tests.unit.fakes import FakeDocument, ids, request
@@ -150,6 +150,17 @@ def test_a_page_that_is_given_up_keeps_what_it_had_said() -> None:
         assert told is not None and told.code == "cancelled"
 
 
+def test_a_page_given_up_whose_words_cannot_be_cleaned_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with bench() as b, held(b) as gate:
+
+        def strict(raw_text: str, *_others: object) -> PageText:
+            raise ValueError
+
+        monkeypatch.setattr(b.model.processor, "postprocess", strict)
+        result, _ = cancelled_inside(b, gate)
+        assert [page.status for page in result.pages] == ["failed"]
+
+
 def test_a_page_of_many_rows_that_is_cut_short_ends_at_its_first_gap() -> None:
     with bench() as b:
         b.model.processor.scripts[0] = [ids("whole"), ids(LONG), ids("another"), ids(LONG)]  # type: ignore[attr-defined]
@@ -253,6 +264,29 @@ def test_who_waits_for_a_model_may_give_up_and_the_model_stays_for_others() -> N
         assert b.service.run(request()).text == "first page"
         until(lambda: leases(b) == 0)
         assert b.loads == 1
+
+
+def test_a_download_that_tells_of_every_piece_may_be_given_up() -> None:
+    with bench() as b:
+        cancel, ended = threading.Event(), threading.Event()
+
+        def fetch(name: str, on_event: OnEvent) -> LoadedModel:
+            end = time.monotonic() + 2 * SOON
+            try:
+                while time.monotonic() < end:
+                    on_event(ModelProgress(model=name, stage="downloading", done=1, total=2))
+                    time.sleep(0.001)
+            finally:
+                ended.set()
+            return b.model
+
+        b.service.cache._load = fetch
+        began = time.monotonic()
+        with pytest.raises(Cancelled):
+            b.service.run(request(), lambda _event: cancel.set(), cancel)
+        assert ended.wait(10)
+        assert time.monotonic() - began < SOON
+        until(lambda: leases(b) == 0 and b.service._leaving == 0)
 
 
 def test_a_listener_that_raises_ends_a_download() -> None:

@@ -147,6 +147,16 @@ def test_another_model_has_another_key(tmp_path: Path) -> None:
     assert whole(replace(plain, ref=replace(plain.ref, id="another name"), kept={})) == whole(plain)
 
 
+def test_a_family_whose_texts_name_their_page_has_a_key_for_each_place() -> None:
+    plain = fake_model([])
+    numbered = replace(plain, family=replace(plain.family, numbered=True), kept={})
+    first, fifth = page(0, 0), page(5, 0)
+    places = [first, fifth, replace(fifth, origin="pdf")]
+    assert len({whole(numbered, of=place).whole for place in places}) == 3
+    assert len({whole(numbered, of=place).pixels for place in places}) == 1
+    assert len({whole(plain, of=place).whole for place in places}) == 1
+
+
 def test_a_folder_whose_weights_change_is_another_model(tmp_path: Path) -> None:
     ref = replace(fake_model([]).ref, path=tmp_path)
     weights = tmp_path / "model.safetensors"
@@ -295,6 +305,29 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     path.symlink_to(target)
     assert cache.get(key(1)) is None
     assert target.exists() and not path.is_symlink()
+
+
+def test_a_folder_that_is_a_link_is_neither_swept_nor_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    PageCache(0, files=files(tmp_path / "another")).put(key(1), RESULT)
+    target = (tmp_path / "another" / FOLDER).rename(tmp_path / "documents")
+    (target / "notes.txt").write_text("not ours")
+    (tmp_path / FOLDER).symlink_to(target)
+    before = sorted(target.iterdir())
+    cache = PageCache(0, files=files(tmp_path))
+    assert cache.get(key(1)) is None
+    cache.put(key(2), RESULT)
+    assert sorted(target.iterdir()) == before and len(before) == 2
+    assert len(caplog.records) == 1 and str(tmp_path) not in caplog.text
+
+
+def test_what_somebody_else_wrote_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = PageCache(0, files=files(tmp_path))
+    cache.put(key(1), RESULT)
+    assert cache.get(key(1)) == SAME
+    monkeypatch.setattr("os.geteuid", lambda: (tmp_path.stat().st_uid + 1))
+    assert cache.get(key(1)) is None
+    cache.put(key(2), RESULT)
+    assert len(paths(tmp_path)) == 1
 
 
 def test_time_is_over_for_old_files(tmp_path: Path) -> None:
