@@ -6,6 +6,7 @@ import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
@@ -59,12 +60,10 @@ def apart(work: Callable[[OnEvent], T], emit: OnEvent, stop: Stop, held: Held) -
 
 
 def _next(events: SimpleQueue[Event | None], stop: Stop) -> Event | None:
-    while True:
-        try:
+    while not stop.is_set():  # before each event: a download may tell of more than anybody can wait between
+        with suppress(Empty):
             return events.get(timeout=_LOOK)
-        except Empty:
-            if stop.is_set():
-                raise _given_up() from None
+    raise _given_up()
 
 
 def _given_up() -> Cancelled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -45,6 +46,8 @@ class PageFiles:
     def get(self, name: str) -> bytes | None:
         """The blob of this name (64 hex digits); None where there is none or its time is over."""
         path = self._path(name)
+        if not self._is_ours():
+            return None
         try:
             with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                 about = os.fstat(file.fileno())
@@ -96,6 +99,8 @@ class PageFiles:
             self._held = held
 
     def _look(self) -> list[tuple[Path, os.stat_result]]:
+        if not self._is_ours():
+            return []
         try:
             with os.scandir(self._folder) as entries:
                 return [(Path(entry.path), entry.stat(follow_symlinks=False)) for entry in entries]
@@ -123,11 +128,18 @@ class PageFiles:
 
     def _make(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = self._folder.lstat()
-        if not stat.S_ISDIR(about.st_mode):
-            raise NotADirectoryError
-        if stat.S_IMODE(about.st_mode) != 0o700:
+        if not self._is_ours():
+            raise PermissionError(errno.EPERM, "it is a link, or belongs to another user")
+        if stat.S_IMODE(self._folder.lstat().st_mode) != 0o700:
             self._folder.chmod(0o700)
+
+    def _is_ours(self) -> bool:
+        """Whether the folder is there, belongs to this user and is no link: others' files are neither read nor removed."""
+        try:
+            about = self._folder.lstat()
+        except OSError:
+            return False
+        return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid()
 
     def _complain(self, error: OSError) -> None:
         if not self._complained:

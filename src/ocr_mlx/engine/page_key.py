@@ -72,7 +72,7 @@ def keys(model: About, prompt: Prompt, mode: Mode, params: DecodeParams, *, prec
         "prompt": [prompt.text, prompt.system, mode.name],
         "params": asdict(params),
     }
-    return partial(_key, json.dumps(question, sort_keys=True, default=str))
+    return partial(_key, json.dumps(question, sort_keys=True, default=str), model.family.numbered)
 
 
 def identity(ref: ModelRef) -> dict[str, Any]:
@@ -102,9 +102,10 @@ def _files(folder: Path) -> list[tuple[str, int, int]]:
     return sorted((name, about.st_size, about.st_mtime_ns) for name, about in found)
 
 
-def _key(question: str, page: Page) -> PageKey:
+def _key(question: str, numbered: bool, page: Page) -> PageKey:
     pixels = _pixels((page.image, *page.following))
-    return PageKey(pixels=pixels, whole=hashlib.sha256(f"{pixels}{question}".encode()).hexdigest())
+    place = f"{page.origin} {page.index}" if numbered else ""
+    return PageKey(pixels=pixels, whole=hashlib.sha256(f"{pixels}{place}{question}".encode()).hexdigest())
 
 
 def _pixels(images: tuple[Image, ...]) -> str:

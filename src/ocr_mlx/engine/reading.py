@@ -180,7 +180,7 @@ class Reading:
     def _leave(self) -> None:
         """Answer now with what there is; what others still do for this document is dropped when they come to it."""
         for index, page in list(self._running.items()):
-            self._end(index, page.run.so_far(page.said, page.tokens))
+            self._end(index, self._cut_short(page, index))
         for index in sorted(self._preparing):
             self._finish(pipeline.cancelled(index))
         self._preparing.clear()
@@ -332,6 +332,13 @@ class Reading:
     def _conclude(self, index: int) -> PageResult:
         try:
             return self._running[index].run.result()
+        except Exception as problem:
+            return pipeline.failed(index, as_error(problem, "finishing a page"))
+
+    @staticmethod
+    def _cut_short(page: _Running, index: int) -> PageResult:
+        try:
+            return page.run.so_far(page.said, page.tokens)
         except Exception as problem:
             return pipeline.failed(index, as_error(problem, "finishing a page"))
 

@@ -232,9 +232,10 @@ class OcrService:
         return met is not None and any(model.id == met.ref.id for model in self.cache.snapshot())
 
     def _recall(self, name: str, document: OpenDocument, request: OcrRequest, stop: Stop) -> Recalled | None:
-        """What is known of a document whose model was here before, and is not in memory now."""
+        """What is known of a document whose model was here before, and is not in memory now. A pin wants it there."""
         met = self._met.get(name)
-        if met is None or self._is_here(name):
+        pins = request.keep_alive is not None and request.keep_alive < 0
+        if met is None or pins or self._is_here(name):
             return None
         return recall(self._known, met, document, request, stop, self._observer)
 

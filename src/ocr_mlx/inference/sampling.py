@@ -111,12 +111,15 @@ class Sampler:
         return token
 
     def hold_to(self, params: DecodeParams, constraint: Constraint | None, history: Sequence[int]) -> None:
-        """Go on under other options behind a `history` that may be another one; the random stream stays.
+        """Go on under other options behind a `history` that may be another one.
 
-        The constraint, where there is one, must have taken all of it.
+        The constraint, where there is one, must have taken all of it. What is drawn from here on depends on the seed and the
+        history's length alone: how far ahead had been drawn, which depends on a row's company, does not count.
         """
         self.params = params
         self._constraint = constraint
+        if params.seed is not None:
+            self._key = mx.random.key((params.seed + (len(history) << 32)) % (1 << 63))
         self._recent = None
         if params.repetition_penalty != 1.0 and history:
             self._recent = mx.array(list(history)[-max(params.repetition_window, 1) :], dtype=mx.int32)

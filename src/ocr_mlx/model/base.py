@@ -191,7 +191,8 @@ class Family:
     `asks` and `clean` are for engines elsewhere, where no processor is: what to ask besides the picture, and the text and
     regions in the model's words; `extras` are fields beyond OpenAI's own that make such engines read as this family should.
     `bases` say which hub id stands in for the base that an adapter declares. A `general` family answers free questions, so
-    that its answers can be held to a JSON schema.
+    that its answers can be held to a JSON schema. A `numbered` one names the page's number in its texts, as in the names of
+    pictures, so that what was read of the same pixels in another place does not hold.
     """
 
     name: str
@@ -216,6 +217,7 @@ class Family:
     published_bits: int = 16
     bases: Mapping[str, str] = field(default_factory=dict)
     general: bool = False
+    numbered: bool = False
 
 
 def find_mode(family: Family, name: str) -> Mode:

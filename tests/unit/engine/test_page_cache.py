@@ -324,7 +324,7 @@ def test_what_somebody_else_wrote_is_no_result(tmp_path: Path, monkeypatch: pyte
     cache = PageCache(0, files=files(tmp_path))
     cache.put(key(1), RESULT)
     assert cache.get(key(1)) == SAME
-    monkeypatch.setattr("os.geteuid", lambda: (tmp_path.stat().st_uid + 1))
+    monkeypatch.setattr("os.geteuid", lambda: tmp_path.stat().st_uid + 1)
     assert cache.get(key(1)) is None
     cache.put(key(2), RESULT)
     assert len(paths(tmp_path)) == 1

@@ -224,6 +224,15 @@ def test_a_document_that_is_known_whole_does_not_bring_its_model_back() -> None:
         assert seen.hits == [False, False, True, True]
 
 
+def test_who_pins_a_model_has_it_in_memory_though_its_pages_are_known() -> None:
+    with bench(known=PageCache(ROOM)) as b:
+        b.document = FakeDocument([1])
+        b.service.run(request())
+        gone(b)
+        assert b.service.run(request(keep_alive=-1.0)).pages[0].cached
+        assert [model.pinned for model in b.service.cache.snapshot()] == [True] and b.loads == 2
+
+
 def test_what_is_known_of_a_document_is_not_drawn_again() -> None:
     with bench(known=PageCache(ROOM)) as b:
         b.document = FakeDocument([0, 1])

@@ -11,7 +11,7 @@ from ocr_mlx.inference import guard
 from ocr_mlx.inference.batch import DecodeBatch
 from ocr_mlx.inference.guard import GUARD_NGRAM, MAX_PERIOD, MIN_TOKENS, guarded, loop_start
 from tests.unit.fakes import EOS, ids
-from tests.unit.inference.talking import Heard, Rule, graph, hear, looping, plain, run, script, talking_model
+from tests.unit.inference.talking import Heard, Rule, Said, graph, hear, looping, plain, run, script, talking_model
 
 HEAD = ids("This page begins like any other and says so in a sentence or two. ")
 THEN = ids("And then it goes on with something else. ")
@@ -231,3 +231,23 @@ def test_the_first_round_is_kept(period: int) -> None:
     loop = list(range(period)) * (1200 // period)
     assert loop_start(head + loop) == len(head) + period
     assert loop_start(head + loop + [5000]) is None
+
+
+def test_a_sampled_row_that_looped_goes_on_the_same_in_any_company() -> None:
+    """A neighbour that must be waited for keeps the batch from computing a step that the loop makes void."""
+    loop = looping(HEAD, unit_of(3), THEN)
+
+    def rule(said: Said) -> dict[int, float]:
+        tail = list(said[len(HEAD) :])
+        if THEN[0] not in tail:
+            return {token: 10 * score for token, score in loop(said).items()}
+        return dict.fromkeys(range(70, 100), 10.0) if len(tail) - tail.index(THEN[0]) <= 40 else {EOS: 100.0}
+
+    def read(*company: Rule) -> tuple[int, ...]:
+        model = talking_model()
+        others = [Heard(model, other, DecodeParams(no_repeat_ngram=100)) for other in company]
+        first = hear(model, Heard(model, rule, DecodeParams(temperature=0.5, seed=7)), *others)[0]
+        assert first.recovered and len(first.tokens) > 100
+        return first.tokens
+
+    assert read() == read(script(NOVEL))

@@ -85,6 +85,7 @@ FAMILY = Family(
     rename=rename,
     asks=asks,
     clean=clean,
+    numbered=True,
     # As vLLM names them: boxes stand in special tokens, and its own form of the guard.
     extras={
         "skip_special_tokens": False,
