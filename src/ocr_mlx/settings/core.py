@@ -103,7 +103,10 @@ class CoreSettings:
     )
     blas: bool = setting("BLAS", True, FLAG, "On Linux CPUs, use a system OpenBLAS when there is one.")
     keep_alive: float = setting(
-        "KEEP_ALIVE", 10.0, IDLE, "Seconds that an idle model stays in memory; negative: until another one needs the room."
+        "KEEP_ALIVE",
+        10.0,
+        IDLE,
+        "Seconds that an idle model stays in memory; negative: until another one needs the room.",
     )
     queue: int = setting("QUEUE", 64, COUNT, "Documents that may be in work or wait; more are refused with 429.")
     max_rows: int | None = setting("MAX_ROWS", None, COUNT, "Most rows that decode together.", shown="the model's own")
