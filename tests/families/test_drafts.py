@@ -20,11 +20,15 @@ from tests.families import crowd
 from tests.families.test_crowd import Guests, deepseek_window, got, lighton, qwen2_vl
 from tests.unit.fakes import page
 
-PARAMS = DecodeParams(max_new_tokens=20)
+PLAIN = DecodeParams(max_new_tokens=20)
+GUARDED = DecodeParams(max_new_tokens=20, no_repeat_ngram=2, ngram_window=12)
+"""As DeepSeek-OCR and GOT decode by default, but so that it bites within few tokens."""
 PAGE: Page = page(0, 0)
 
 
-def read(model: LoadedModel, rows: Sequence[ModelInputs], earlier: Sequence[str] | None) -> list[RowOutcome]:
+def read(
+    model: LoadedModel, rows: Sequence[ModelInputs], earlier: Sequence[str] | None, params: DecodeParams
+) -> list[RowOutcome]:
     """What rows say together, each with a draft of its own."""
     said: dict[int, RowOutcome] = {}
     batch = DecodeBatch(model)
@@ -36,7 +40,7 @@ def read(model: LoadedModel, rows: Sequence[ModelInputs], earlier: Sequence[str]
             Row(
                 model,
                 inputs,
-                PARAMS,
+                params,
                 on_text=lambda _delta, _tokens: None,
                 on_done=lambda outcome, i=i: said.update({i: outcome}),
                 cancel=threading.Event(),
@@ -49,15 +53,16 @@ def read(model: LoadedModel, rows: Sequence[ModelInputs], earlier: Sequence[str]
     return [said[i] for i in range(len(rows))]
 
 
+@pytest.mark.parametrize("params", [PLAIN, GUARDED], ids=["plain", "guarded"])
 @pytest.mark.parametrize("make", [lighton, deepseek_window, got, qwen2_vl])
-def test_drafts_change_no_words(make: Callable[[Path], Guests], tmp_path: Path) -> None:
+def test_drafts_change_no_words(make: Callable[[Path], Guests], params: DecodeParams, tmp_path: Path) -> None:
     model, rows = make(tmp_path / "model")
     rows = rows[:3]
-    plain = read(model, rows, None)
+    plain = read(model, rows, None, params)
     texts = [outcome.text for outcome in plain]
     drafted = 0
     for earlier in (texts, [text[: len(text) // 2] + " and more" for text in texts], texts[1:] + texts[:1]):
-        found = read(model, rows, earlier)
+        found = read(model, rows, earlier, params)
         assert all(crowd.same_words(one, other) for one, other in zip(found, plain, strict=True))
         drafted += sum(outcome.drafted for outcome in found)
     assert drafted, "nothing was proposed, so nothing is shown"

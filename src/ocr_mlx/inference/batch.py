@@ -113,8 +113,8 @@ class DecodeBatch:
     # --- drafts --------------------------------------------------------------------------------------------------
 
     def _may_draft(self) -> bool:
-        """A pass over drafts rounds otherwise, which only rows that are plain greedy are proof against."""
-        return self._width is None and all(row.sampler.plain for row in self.rows)
+        """A pass over drafts rounds otherwise, which only rows that are greedy are proof against."""
+        return self._width is None and all(row.verifiable for row in self.rows)
 
     def _drafts(self) -> list[list[int]]:
         """What each row's drafter proposes."""
@@ -135,7 +135,7 @@ class DecodeBatch:
         if self._rounding.must_measure(tokens.size):
             verdicts = self._measured(tokens, drafts, states)
         else:
-            verdicts = self._judged(tokens, states)
+            verdicts = self._judged(tokens, drafts, states)
         for row, whole, verdict in zip(self.rows, drafts, verdicts, strict=True):
             draft, accepted = whole[: len(verdict) - 1], row.accepted
             try:
@@ -145,18 +145,21 @@ class DecodeBatch:
                 _fail([row], problem)
         self._keep_live()
 
-    def _judged(self, tokens: mx.array, states: RowStates) -> list[list[verify.Verdict]]:
+    def _judged(
+        self, tokens: mx.array, drafts: Sequence[Sequence[int]], states: RowStates
+    ) -> list[list[verify.Verdict]]:
         logits = states.decode(tokens)
         for row in self.rows:
             row.passes += 1
-        return verify.judge(logits, self._mask(logits), self._rounding)
+        return verify.judge(logits, self._mask(logits), verify.bans(self.rows, drafts), self._rounding)
 
     def _measured(
         self, tokens: mx.array, drafts: Sequence[Sequence[int]], states: RowStates
     ) -> list[list[verify.Verdict]]:
         """The same by passes of one token each, as far as a draft is right, and how the one differs from the others."""
         many = states.decode(tokens)
-        first = verify.judge(many, self._mask(many), None)
+        bans = verify.bans(self.rows, drafts)
+        first = verify.judge(many, self._mask(many), bans, None)
         agreed = max(verify.agreement(row, draft) for row, draft in zip(first, drafts, strict=True))
         width = min(1 + agreed, verify.LOOKS)
         self._trim(states)
@@ -164,7 +167,7 @@ class DecodeBatch:
         for row in self.rows:
             row.passes += 1 + width
         self._rounding.measured(many[:, :width], single, tokens.size)
-        return verify.judge(single, self._mask(single), None)
+        return verify.judge(single, self._mask(single), [row[:width] for row in bans], None)
 
     # --- passes --------------------------------------------------------------------------------------------------
 

@@ -83,9 +83,13 @@ class Sampler:
     @property
     def plain(self) -> bool:
         """Whether the row is plain greedy and may share the vectorised pass."""
-        params = self.params
-        free = params.repetition_penalty == 1.0 and params.no_repeat_ngram == 0 and self._constraint is None
-        return params.temperature <= 0 and free
+        return self.greedy and self.params.no_repeat_ngram == 0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the next token is the likeliest of those that `banned` leaves, and nothing else counts."""
+        free = self.params.repetition_penalty == 1.0 and self._constraint is None
+        return self.params.temperature <= 0 and free
 
     @property
     def needs_history(self) -> bool:
@@ -124,10 +128,16 @@ class Sampler:
         if params.repetition_penalty != 1.0 and history:
             self._recent = mx.array(list(history)[-max(params.repetition_window, 1) :], dtype=mx.int32)
 
-    def _unrepeated(self, logits: mx.array, history: Sequence[int]) -> mx.array:
+    def banned(self, history: Sequence[int]) -> list[int]:
+        """Tokens that may not come behind `history`, since they would repeat an n-gram."""
         params = self.params
+        if params.no_repeat_ngram <= 0:
+            return []
         ends = repeated_ngram_ends(history, params.no_repeat_ngram, params.ngram_window)
-        left = ban(logits, [token for token in ends if token not in params.ngram_whitelist])
+        return [token for token in ends if token not in params.ngram_whitelist]
+
+    def _unrepeated(self, logits: mx.array, history: Sequence[int]) -> mx.array:
+        left = ban(logits, self.banned(history))
         # JSON repeats itself by its form: where nothing else may come, a repetition does
         return left if self._constraint is None else mx.where(mx.max(left) == -mx.inf, logits, left)
 

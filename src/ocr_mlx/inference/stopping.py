@@ -50,7 +50,7 @@ class Row:
 
     `on_text(delta, tokens)`, `tokens` since the last delta, `on_rewind(length)`, how many characters stay of the text that
     came out, and `on_done(outcome)` are called by the thread that decodes; they must not block. A `drafter` counts only
-    where the options are plain greedy. Making one raises InvalidOption for a JSON schema that cannot be used.
+    where the options are greedy, an n-gram guard or none. Making one raises InvalidOption for a JSON schema that cannot be used.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Row:
         self._new_constraint = partial(constraint_for, model, params)
         self._constraint = self._new_constraint()
         self.sampler = Sampler(params, self._constraint)
-        self.drafter = drafter if self.sampler.plain else None
+        self.drafter = drafter if self.sampler.greedy else None
         self.awaited = self.drafter is not None
         """Whether the next token should be known before anything more is computed, for a draft may go on from it."""
         self.tokens: list[int] = []
@@ -110,10 +110,15 @@ class Row:
         """Whether a loop was taken back and is tried again."""
         return self._watch.retried
 
+    @property
+    def verifiable(self) -> bool:
+        """Whether several tokens can be judged in one pass: greedy, and not under a guard that may end among them."""
+        return self.sampler.greedy and self.sampler.params is self._params
+
     def draft(self, most: int, vocabulary: int) -> list[int]:
         """Up to `most` tokens that may come next, none beyond the row's limit; ids from `vocabulary` on end a draft."""
         most = min(most, self._limit - len(self.tokens) - 1)
-        if self.drafter is None or not self.sampler.plain or self.drafter.silent or most < 1:
+        if self.drafter is None or not self.verifiable or self.drafter.silent or most < 1:
             self.awaited = False
             return []
         try:

@@ -76,21 +76,46 @@ def rounding_of(model: LoadedModel) -> Rounding:
     return found
 
 
-def judge(logits: mx.array, banned: mx.array, rounding: Rounding | None) -> list[list[Verdict]]:
-    """The verdicts of each row at each position. `logits` [B, K, V], `banned` bool [V]; without rounding all are clear."""
+def bans(rows: Sequence[Row], drafts: Sequence[Sequence[int]]) -> list[list[list[int]]]:
+    """For each row, the tokens that its n-gram guard forbids behind none, one, two ... of its drafted tokens."""
+    return [
+        [row.sampler.banned([*row.tokens, *draft[:count]]) for count in range(len(draft) + 1)]
+        for row, draft in zip(rows, drafts, strict=True)
+    ]
+
+
+def judge(
+    logits: mx.array, banned: mx.array, bans: Sequence[Sequence[Sequence[int]]], rounding: Rounding | None
+) -> list[list[Verdict]]:
+    """The verdicts of each row at each position; without rounding all are clear.
+
+    `logits` [B, K, V]; `banned` bool [V], tokens that are never chosen; `bans[row][position]` those that are not there.
+    """
     logits = mx.where(banned, -mx.inf, logits.astype(mx.float32))
-    tokens = mx.argmax(logits, axis=-1)
+    allowed = _without(logits, bans)
+    tokens = mx.argmax(allowed, axis=-1)
+    picked = mx.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
     tops = mx.max(logits, axis=-1)
-    logprobs = tops - logsumexp(logits)
+    logprobs = picked - logsumexp(logits)
     clear = mx.ones(tokens.shape, dtype=mx.bool_)
     if rounding is not None:
-        others = mx.where(mx.arange(logits.shape[-1]) == tokens[..., None], -mx.inf, logits)
-        clear = tops - mx.max(others, axis=-1) > rounding.lead(tops)
+        others = mx.where(mx.arange(logits.shape[-1]) == tokens[..., None], -mx.inf, allowed)
+        clear = picked - mx.max(others, axis=-1) > rounding.lead(tops)
     columns = [np.asarray(array).tolist() for array in (tokens, logprobs, tops, clear)]
     return [
         [Verdict(token=t, logprob=p, max_logit=m, clear=c) for t, p, m, c in zip(*row, strict=True)]
         for row in zip(*columns, strict=True)
     ]
+
+
+def _without(logits: mx.array, bans: Sequence[Sequence[Sequence[int]]]) -> mx.array:
+    """`logits` [B, K, V] with what is banned at a position at -inf."""
+    forbidden = [(row, at, token) for row, places in enumerate(bans) for at, some in enumerate(places) for token in some]
+    if not forbidden:
+        return logits
+    hidden = np.zeros(logits.shape, np.bool_)
+    hidden[tuple(np.array(forbidden).T)] = True
+    return mx.where(mx.array(hidden), -mx.inf, logits)
 
 
 def agreement(verdicts: Sequence[Verdict], draft: Sequence[int]) -> int:

@@ -117,16 +117,16 @@ class CoreSettings:
         "Decode in batches of one fixed width and without drafts, so that a page's text never depends on its neighbours.",
     )
     drafts: bool = setting(
-        "DRAFTS", True, FLAG, "Let a PDF's own words propose tokens, which the model verifies; the text stays the same."
+        "DRAFTS", True, FLAG, "Let a PDF's own words propose tokens, which greedy decoding verifies; the text stays the same."
     )
     timeout: float | None = setting(
-        "TIMEOUT", None, TIME, "Seconds that one request may take once its model is loaded.", shown="no limit"
+        "TIMEOUT", None, TIME, "Seconds that one request may take once its model is loaded; jobs have their own.", shown="no limit"
     )
     memory_mb: int | None = setting(
         "MEMORY_MB",
         None,
         integer(64, 2**30),
-        "Memory in MiB that models may fill together; the least recently used goes first.",
+        "Memory in MiB that the weights of models may fill together; the least recently used goes first.",
         shown="three quarters of what the device works best within",
     )
     page_cache_mb: int = setting(

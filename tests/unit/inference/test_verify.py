@@ -105,18 +105,20 @@ def test_measuring_costs_one_pass_each_and_never_more() -> None:
     assert len(TEXT) < bad.decode_steps < len(TEXT) + 8 and bad.tokens == tuple(TEXT)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(24))
 def test_any_drafts_in_any_company_say_what_is_said_without(seed: int) -> None:
     draw = random.Random(seed)
     model = talking_model()
     graph(model).noise = draw.choice([0.0, 0.01])
     rules, drafters, params = [], [], []
     for i in range(draw.randrange(1, 7)):
-        text = [draw.randrange(35, 125) for _ in range(draw.randrange(1, 120))]
+        letters = draw.choice([38, 125, 125])
+        text = [draw.randrange(35, letters) for _ in range(draw.randrange(1, 120))]
         rules.append(narrow(text, draw.choice([0.002, 0.005, 0.5])))
         right = draw.choice([0.0, 0.5, 0.9, 1.0])
         drafters.append(guesses(text, seed * 10 + i, right) if draw.random() < 0.7 else None)
-        params.append(DecodeParams(max_new_tokens=draw.choice([4096, 40])))
+        guard = {"no_repeat_ngram": draw.choice([0, 0, 2, 3, 5]), "ngram_window": draw.choice([0, 20])}
+        params.append(DecodeParams(max_new_tokens=draw.choice([300, 40]), **guard))
     alone = [hear(model, Heard(model, rule, p))[0] for rule, p in zip(rules, params, strict=True)]
     rows = [Heard(model, rule, p, d) for rule, p, d in zip(rules, params, drafters, strict=True)]
     batch = DecodeBatch(model)
@@ -229,13 +231,20 @@ def test_cancel_inside_an_accepted_run_ends_it_there() -> None:
     assert stays.end.tokens == tuple(TEXT[::-1])
 
 
-def test_rows_that_are_drawn_or_guarded_see_no_pass_over_drafts() -> None:
+def test_rows_under_an_ngram_guard_are_drafted_too_and_keep_to_it() -> None:
     model = calm(talking_model())
-    for params in (
-        DecodeParams(temperature=0.9, seed=4),
-        DecodeParams(no_repeat_ngram=30),
-        DecodeParams(repetition_penalty=1.1),
-    ):
+    text = TEXT * 3
+    params = DecodeParams(no_repeat_ngram=20, ngram_whitelist=(text[7],), max_new_tokens=500)
+    wanted = hear(model, Heard(model, script(text), params))[0]
+    assert wanted.tokens != tuple(text), "the guard bites"
+    found = hear(model, Heard(model, script(text), params, knows(text)))[0]
+    same(found, wanted)
+    assert found.accepted > 60 and found.decode_steps < wanted.decode_steps
+
+
+def test_rows_that_are_drawn_or_penalised_see_no_pass_over_drafts() -> None:
+    model = calm(talking_model())
+    for params in (DecodeParams(temperature=0.9, seed=4), DecodeParams(repetition_penalty=1.1)):
         wanted = hear(model, Heard(model, vague(TEXT), params))[0]
         graph(model).passes.clear()
         other = Heard(model, vague(TEXT), params, knows(TEXT))
