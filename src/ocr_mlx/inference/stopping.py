@@ -50,7 +50,8 @@ class Row:
 
     `on_text(delta, tokens)`, `tokens` since the last delta, `on_rewind(length)`, how many characters stay of the text that
     came out, and `on_done(outcome)` are called by the thread that decodes; they must not block. A `drafter` counts only
-    where the options are greedy, an n-gram guard or none. Making one raises InvalidOption for a JSON schema that cannot be used.
+    where the options are greedy, under an n-gram guard or none. Making one raises InvalidOption for a JSON schema that cannot
+    be used.
     """
 
     def __init__(

@@ -110,7 +110,9 @@ def judge(
 
 def _without(logits: mx.array, bans: Sequence[Sequence[Sequence[int]]]) -> mx.array:
     """`logits` [B, K, V] with what is banned at a position at -inf."""
-    forbidden = [(row, at, token) for row, places in enumerate(bans) for at, some in enumerate(places) for token in some]
+    forbidden = [
+        (row, at, token) for row, places in enumerate(bans) for at, some in enumerate(places) for token in some
+    ]
     if not forbidden:
         return logits
     hidden = np.zeros(logits.shape, np.bool_)

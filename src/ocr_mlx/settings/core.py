@@ -117,10 +117,17 @@ class CoreSettings:
         "Decode in batches of one fixed width and without drafts, so that a page's text never depends on its neighbours.",
     )
     drafts: bool = setting(
-        "DRAFTS", True, FLAG, "Let a PDF's own words propose tokens, which greedy decoding verifies; the text stays the same."
+        "DRAFTS",
+        True,
+        FLAG,
+        "Let a PDF's own words propose tokens, which greedy decoding verifies; the text stays the same.",
     )
     timeout: float | None = setting(
-        "TIMEOUT", None, TIME, "Seconds that one request may take once its model is loaded; jobs have their own.", shown="no limit"
+        "TIMEOUT",
+        None,
+        TIME,
+        "Seconds that one request may take once its model is loaded; jobs have their own.",
+        shown="no limit",
     )
     memory_mb: int | None = setting(
         "MEMORY_MB",

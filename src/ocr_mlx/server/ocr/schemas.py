@@ -58,7 +58,8 @@ class OCRRequest(BaseModel):
         default=None, description="Resolution for PDF pages; left out: the model's own."
     )
     keep_alive: Annotated[float, Field(le=1e9, ge=-1e9, **FINITE)] | None = Field(
-        default=None, description="Seconds that the model stays in memory afterwards; negative: for good, or until evicted."
+        default=None,
+        description="Seconds that the model stays in memory afterwards; negative: for good, or until evicted.",
     )
     timeout: Annotated[float, Field(gt=0.0, le=1e9, **FINITE)] | None = Field(
         default=None, description="Seconds that reading may take from the moment the model is there."

@@ -134,7 +134,8 @@ class Asking(BaseModel):
         default=None, description="Resolution for PDF pages."
     )
     keep_alive: Annotated[float, Field(ge=-1e9, le=1e9, **FINITE)] | None = Field(
-        default=None, description="Seconds that the model stays in memory afterwards; negative: for good, or until evicted."
+        default=None,
+        description="Seconds that the model stays in memory afterwards; negative: for good, or until evicted.",
     )
     tools: list[Any] | None = Field(default=None, description="Refused unless empty.")
     top_logprobs: int | None = Field(default=None, description="Refused above 0.")
