@@ -124,6 +124,7 @@ def check_nothing_twice(server: Server) -> None:
     assert "in vain" not in server.log
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_after_kills(server: Server) -> None:
     server.more = {"OCR_MLX_MAX_ROWS": "2"}  # so that there is time to kill it in the middle
     url = server.up()

@@ -115,6 +115,7 @@ def test_an_idle_model_leaves_and_comes_back(start: Start) -> None:
                 time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_the_server_answers_while_pages_decode(start: Start) -> None:
     """At least nine of ten answers within 50 ms: the tenth belongs to whatever else the machine does."""
     record = start("--port", "0", OCR_MLX_MODEL="builtin").ready()

@@ -103,6 +103,7 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:  # noqa: F811
     made.close()
 
 
+@pytest.mark.slow
 def test_two_workers_read_one_document_and_one_may_leave(fleet: Fleet) -> None:
     leaver = fleet.work(ready=False, OCR_MLX_DRAIN="0")
     stayer = fleet.work()
