@@ -27,10 +27,10 @@ from typing import Any
 import uvicorn
 
 from ocr_mlx import __version__
-from ocr_mlx.engine.observer import Observer
 from ocr_mlx.errors import EngineError, UnknownModel
 from ocr_mlx.jobs.base import Jobs
 from ocr_mlx.jobs.build import build_jobs
+from ocr_mlx.observer import Observer
 from ocr_mlx.server.app import create_app
 from ocr_mlx.server.choice import ModelChoice
 from ocr_mlx.server.deepseek.history import history_of

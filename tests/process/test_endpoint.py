@@ -219,3 +219,10 @@ def test_a_parent_that_never_reads_stderr_does_not_stop_the_server(start: Start)
             assert client.post(f"{url}/ocr", content=b"--b--\r\nrest", headers=form).status_code == 422
     program.process.send_signal(signal.SIGTERM)
     assert program.process.wait(WAIT) == 0
+
+
+def test_starting_decides_no_blas_before_the_settings_do(tmp_path: Path) -> None:
+    """Loading it would come before the first answer, and OCR_MLX_BLAS=0 would come too late."""
+    told = "import ocr_mlx.endpoint, ocr_mlx.cli.app; from ocr_mlx.utils import blas; print(blas._door._decision)"
+    ran = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=WAIT, cwd=tmp_path)
+    assert ran.stdout == "None\n", ran.stderr

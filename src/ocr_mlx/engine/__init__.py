@@ -1,3 +1,0 @@
-from ocr_mlx.utils.blas import load_blas
-
-load_blas()

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ocr_mlx.engine.cache import Load
     from ocr_mlx.engine.clock import IdleClock
     from ocr_mlx.engine.document import OpenDocument
-    from ocr_mlx.engine.observer import Observer
     from ocr_mlx.engine.page_cache import PageCache
     from ocr_mlx.engine.service import OcrService
     from ocr_mlx.engine.worker import Worker
     from ocr_mlx.model.base import Family, LoadedModel
+    from ocr_mlx.observer import Observer
     from ocr_mlx.pages.pdf import PdfRenderer
 
 log = logging.getLogger(__name__)
@@ -65,13 +65,13 @@ def build_service(options: EngineOptions, observer: Observer | None = None) -> O
     from ocr_mlx.engine.cache import ModelCache
     from ocr_mlx.engine.clock import SchedulerClock
     from ocr_mlx.engine.device import models_memory
-    from ocr_mlx.engine.observer import Silent
     from ocr_mlx.engine.remote_reading import RemoteEngines
     from ocr_mlx.engine.service import OcrService
     from ocr_mlx.engine.worker import Worker
+    from ocr_mlx.observer import Observer
     from ocr_mlx.pages.pdf import PdfRenderer
 
-    observer = observer or Silent()
+    observer = observer or Observer()
     worker = Worker(max_rows=options.max_rows, deterministic=options.deterministic, observer=observer)
     renderer = PdfRenderer(options.limits)
 

@@ -22,9 +22,9 @@ from ocr_mlx.engine import budget
 from ocr_mlx.engine.clock import IdleClock
 from ocr_mlx.engine.entry import LOOK, Entry, Wait, loaded
 from ocr_mlx.engine.memory import empty, give_back, held_bytes
-from ocr_mlx.engine.observer import Observer, Silent, shown_model
 from ocr_mlx.errors import Cancelled, EngineError, ModelError, ShuttingDown
 from ocr_mlx.model.base import LoadedModel
+from ocr_mlx.observer import Observer, shown_model
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class ModelCache:
         self._clock = clock
         self._keep_alive = keep_alive
         self._limit = limit
-        self._observer = observer or Silent()
+        self._observer = observer or Observer()
         self._identity = identity
         self._now = now
         self._changed = threading.Condition()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from ocr_mlx.domain import DocumentStarted, Event, OnEvent, PageDone, PageStarted, TextDelta
-from ocr_mlx.engine.observer import Observer
+from ocr_mlx.observer import Observer
 
 
 class Counted:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ocr_mlx.utils.blas import load_blas
+
 _MODELS_SHARE: Final = 3 / 4
 """Of the memory; the rest is for pages, batches, and other programs."""
 
@@ -22,7 +24,8 @@ class Device:
 
 
 def default_device() -> Device:
-    """The device that arrays live on. Imports mlx: load a BLAS first."""
+    """The device that arrays live on. Imports mlx, a BLAS before it."""
+    load_blas()
     import mlx.core as mx
 
     device = mx.default_device()

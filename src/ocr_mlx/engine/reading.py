@@ -24,7 +24,6 @@ from ocr_mlx.domain import (
     resolve,
 )
 from ocr_mlx.engine.document import OpenDocument
-from ocr_mlx.engine.observer import Observer
 from ocr_mlx.engine.page_cache import KEPT, PageCache, repeats
 from ocr_mlx.engine.page_key import PageKey, about, keys
 from ocr_mlx.engine.recall import groups, retell, together
@@ -35,6 +34,7 @@ from ocr_mlx.inference import pipeline
 from ocr_mlx.inference.constrain import check_model
 from ocr_mlx.inference.failure import as_error
 from ocr_mlx.model.base import LoadedModel, PreparedPage, find_mode
+from ocr_mlx.observer import Observer
 
 PREPARING: Final = 2
 """Pages of one document that are prepared at once, and threads for all of them."""

@@ -18,12 +18,12 @@ from ocr_mlx.domain import (
     resolve,
 )
 from ocr_mlx.engine.document import OpenDocument
-from ocr_mlx.engine.observer import Observer
 from ocr_mlx.engine.page_cache import PageCache, repeats
 from ocr_mlx.engine.page_key import About, identity, keys
 from ocr_mlx.engine.stop import Stop
 from ocr_mlx.errors import OcrMlxError
 from ocr_mlx.model.base import find_mode
+from ocr_mlx.observer import Observer
 
 MOST_PAGES: Final = 16
 """Of longer documents the model is asked for at once: looking at all pages before would keep its first page waiting."""

@@ -21,7 +21,6 @@ from ocr_mlx.engine.cache import ModelCache
 from ocr_mlx.engine.counted import Counted
 from ocr_mlx.engine.document import Open, OpenDocument, pictures
 from ocr_mlx.engine.held import Held
-from ocr_mlx.engine.observer import Observer, Silent, report
 from ocr_mlx.engine.page_cache import PageCache
 from ocr_mlx.engine.page_key import About, about
 from ocr_mlx.engine.reading import PREPARING, Means, Reading
@@ -33,6 +32,7 @@ from ocr_mlx.engine.worker import Worker
 from ocr_mlx.errors import Cancelled, OcrMlxError, QueueFull, ShuttingDown
 from ocr_mlx.inference.options import check
 from ocr_mlx.model.base import LoadedModel
+from ocr_mlx.observer import Observer, report
 from ocr_mlx.outputs.outcome import failure
 
 _CLOSING_SECONDS = 30.0
@@ -77,7 +77,7 @@ class OcrService:
         self._timeout = timeout
         self._on_close = on_close
         self._known = known or PageCache()
-        self._observer = observer or Silent()
+        self._observer = observer or Observer()
         self._threads = ThreadPoolExecutor(PREPARING, thread_name_prefix="ocr-pages")
         self._means = Means(
             worker=worker, threads=self._threads, known=self._known, observer=self._observer, drafts=drafts

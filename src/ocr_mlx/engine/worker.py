@@ -16,13 +16,13 @@ from typing import TypeVar
 import numpy as np
 
 from ocr_mlx.domain import Finish
-from ocr_mlx.engine.observer import Observer, Silent
 from ocr_mlx.errors import OcrMlxError, ShuttingDown
 from ocr_mlx.inference.batch import DecodeBatch, shape
 from ocr_mlx.inference.failure import as_error
 from ocr_mlx.inference.states import fixed_width
 from ocr_mlx.inference.stopping import Row
 from ocr_mlx.model.base import LoadedModel
+from ocr_mlx.observer import Observer
 
 T = TypeVar("T")
 _NUMBERS_AT_ONCE = 896 * 672 * 3
@@ -41,7 +41,7 @@ class Worker:
     ) -> None:
         self._max_rows = max_rows
         self._deterministic = deterministic
-        self._observer = observer or Silent()
+        self._observer = observer or Observer()
         self._told = (0, 0)
         self._calls: deque[Callable[[], None]] = deque()
         self._lanes: dict[int, _Lane] = {}
@@ -155,7 +155,7 @@ class _Lane:
     ) -> None:
         self._batch = DecodeBatch(model, width=fixed_width(places) if deterministic else None)
         self._places = places
-        self._observer = observer or Silent()
+        self._observer = observer or Observer()
         self.waiting: deque[Row] = deque()
         self._count = itertools.count(1)
         self._turns: dict[int, int] = {}

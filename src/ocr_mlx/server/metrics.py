@@ -1,6 +1,6 @@
 """What is counted while the server runs, for Prometheus to fetch.
 
-Everything here is told by whoever does the work (`engine.observer.Observer`, `RequestLog`), so that writing it out asks
+Everything here is told by whoever does the work (`observer.Observer`, `RequestLog`), so that writing it out asks
 nobody, waits for nobody and wakes no model. Labels take few values: route templates, codes, models that were loaded.
 """
 
@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from ocr_mlx import __version__
 from ocr_mlx.domain import PageResult
-from ocr_mlx.engine.observer import outcome_code, shown_model
+from ocr_mlx.observer import Observer, outcome_code, shown_model
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 STATES = ("starting", "ready", "failed")
@@ -38,8 +38,8 @@ _SPEED = (5.0, 10.0, 20.0, 40.0, 80.0, 120.0, 160.0, 240.0, 320.0, 640.0, 1280.0
 _ROWS = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0)
 
 
-class Metrics:
-    """Counts what `engine.observer.Observer` and the web server tell. Any thread may call it."""
+class Metrics(Observer):
+    """Counts what `observer.Observer` and the web server tell. Any thread may call it."""
 
     def __init__(self, engine_state: Callable[[], str] = lambda: STATES[0]) -> None:
         """`engine_state` is one of STATES; it is asked at every scrape, so it must not wait."""

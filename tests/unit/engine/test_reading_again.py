@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from ocr_mlx.domain import DecodeOverrides, Event, PageDone, PageResult, PageStarted, PageStatus, Prompt, TextDelta
-from ocr_mlx.engine.observer import Silent
 from ocr_mlx.engine.page_cache import PageCache
 from ocr_mlx.engine.page_files import PageFiles
 from ocr_mlx.engine.recall import MOST_PAGES
 from ocr_mlx.inference.guard import MIN_TOKENS
+from ocr_mlx.observer import Observer
 from tests.unit.engine.bench import Bench, bench
 from tests.unit.fakes import FakeDocument, ids, request
 
 ROOM = 1_000_000
 
 
-class Counter(Silent):
+class Counter(Observer):
     """What an observer is told of documents and pages."""
 
     def __init__(self) -> None:

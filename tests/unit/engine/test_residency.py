@@ -16,10 +16,10 @@ from mlx import nn
 from ocr_mlx.engine import cache as module
 from ocr_mlx.engine.cache import Eviction, ModelCache
 from ocr_mlx.engine.clock import SchedulerClock
-from ocr_mlx.engine.observer import Silent
 from ocr_mlx.engine.worker import Worker
 from ocr_mlx.errors import Cancelled, OutOfMemory, ShuttingDown, UnknownModel
 from ocr_mlx.model.base import LoadedModel
+from ocr_mlx.observer import Observer
 from tests.unit.fakes import FakeClock, fake_model, run_now
 
 MIB = 2**20
@@ -32,7 +32,7 @@ def nothing_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "give_back", lambda: None)
 
 
-class Told(Silent):
+class Told(Observer):
     def __init__(self) -> None:
         self.heard: list[tuple[object, ...]] = []
 

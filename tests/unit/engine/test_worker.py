@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ocr_mlx.domain import Finish
-from ocr_mlx.engine.observer import Silent
 from ocr_mlx.engine.worker import _NUMBERS_AT_ONCE, Worker, _Lane
 from ocr_mlx.errors import ShuttingDown
+from ocr_mlx.observer import Observer
 from tests.unit.fakes import ScriptGraph, ScriptState, fake_model
 from tests.unit.inference.test_batch import Said
 
@@ -98,7 +98,7 @@ def test_closing_ends_every_row_and_refuses_more() -> None:
         worker.call(lambda: None)
 
 
-class Noted(Silent):
+class Noted(Observer):
     """Keeps what the worker tells."""
 
     def __init__(self) -> None:

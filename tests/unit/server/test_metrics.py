@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from ocr_mlx.domain import PageResult, PageStatus
-from ocr_mlx.engine.observer import Observer
+from ocr_mlx.observer import Observer
 from ocr_mlx.server.app import create_app
 from ocr_mlx.server.metrics import Metrics
 from ocr_mlx.settings import Settings

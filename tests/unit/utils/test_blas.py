@@ -68,7 +68,7 @@ def test_on_macos_nothing_is_loaded() -> None:
     assert (name, use) == (None, "Accelerate")
 
 
-@pytest.mark.parametrize("package", ["model", "inference", "quantize", "engine"])
+@pytest.mark.parametrize("package", ["model", "inference", "quantize"])
 @needs_openblas
 def test_each_package_that_needs_mlx_loads_it_first(package: str) -> None:
     loaded, mlx = run(f"import ocr_mlx.{package}\nprint(json.dumps([blas_in_use(), 'mlx.core' in sys.modules]))")

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from ocr_mlx.domain import OcrResult, PageResult, PageStatus
-from ocr_mlx.engine.observer import outcome_code, report, shown_model
+from ocr_mlx.observer import outcome_code, report, shown_model
 
 
 def test_a_documents_line_counts_and_quotes_nothing(caplog: pytest.LogCaptureFixture) -> None:
