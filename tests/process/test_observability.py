@@ -59,10 +59,11 @@ def test_a_run_is_told_and_counted_and_nothing_of_a_document_is(start: Start, tm
             {"filename": f"{path.as_uri()}.gone"},
         ):
             client.post("/ocr", json=body)
-        client.post("/ocr", files={"file": (f"{MARKER}.png", picture(), "image/png")})
+        job = client.post("/ocr", files={"file": (f"{MARKER}.png", picture(), "image/png")}).json()["job_id"]
         client.post("/v1/ocr", json={"model": MARKER, "document": MARKER})
         client.get(f"/{MARKER}/{MARKER}.png")
         client.get("/livez", headers={"X-Request-ID": f"{MARKER} is not plain"})
+        assert "event: done" in client.get(f"/ocr/{job}/events").text
         metrics, logs = client.get("/metrics").text, client.get("/logs").text
     program.process.send_signal(signal.SIGTERM)
     written = program.rest()[1]
