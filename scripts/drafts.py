@@ -31,7 +31,7 @@ from scripts.drafting import pages  # noqa: E402
 from ocr_mlx.domain import OcrRequest, PageResult, Upload  # noqa: E402 - after the path
 from ocr_mlx.errors import OcrMlxError  # noqa: E402
 from ocr_mlx.pages.load import PageLimits, open_document  # noqa: E402
-from ocr_mlx.pages.pdf import PdfRenderer  # noqa: E402
+from ocr_mlx.pages.pool import PageProcesses  # noqa: E402
 from ocr_mlx.settings import Settings  # noqa: E402
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def main() -> int:
     """Read everything both ways and print the table."""
     options = parse()
     rng = random.Random(options.seed)
-    with PdfRenderer() as renderer:
+    with PageProcesses() as renderer:
         samples = [*drawn(options.pages, rng, renderer), *found(options.corpus, options.most, renderer)]
     tallies = measure(options.model, samples)
     print(HEAD)
@@ -138,7 +138,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def drawn(count: int, rng: random.Random, renderer: PdfRenderer) -> Iterator[Sample]:
+def drawn(count: int, rng: random.Random, renderer: PageProcesses) -> Iterator[Sample]:
     """Pages of all classes in turn."""
     texts = pages.paragraphs()
     changes: dict[str, tuple[int, Callable[[pages.Words], pages.Words] | None]] = {
@@ -163,7 +163,7 @@ def drawn(count: int, rng: random.Random, renderer: PdfRenderer) -> Iterator[Sam
         yield name, data if change is None else pages.spoil(data, change, renderer), "1"
 
 
-def found(folder: Path, most: int, renderer: PdfRenderer) -> Iterator[Sample]:
+def found(folder: Path, most: int, renderer: PageProcesses) -> Iterator[Sample]:
     """The first page of each PDF in a folder that has a text layer and is not very large, as far as `most`."""
     count = 0
     for path in sorted(folder.rglob("*.pdf")) if folder.is_dir() else ():
@@ -175,7 +175,7 @@ def found(folder: Path, most: int, renderer: PdfRenderer) -> Iterator[Sample]:
             yield "corpus", data, "1"
 
 
-def has_words(data: bytes, renderer: PdfRenderer) -> bool:
+def has_words(data: bytes, renderer: PageProcesses) -> bool:
     """Whether the first page can be drawn and has at least 30 words."""
     try:
         with open_document(data, limits=PageLimits(), renderer=renderer) as document:

@@ -13,7 +13,7 @@ from typing import Final
 
 from ocr_mlx.domain import Page, Word
 from ocr_mlx.pages.load import PageLimits, open_document
-from ocr_mlx.pages.pdf import PdfRenderer
+from ocr_mlx.pages.pool import PageProcesses
 
 DPI: Final = 150.0
 _SCALE: Final = 72.0 / DPI
@@ -55,7 +55,7 @@ def draw_page(rng: random.Random, texts: Sequence[str], *, columns: int = 1, hyp
     return _pdf("\n".join(drawn), font=layout.font)
 
 
-def spoil(data: bytes, change: Callable[[Words], Words], renderer: PdfRenderer) -> bytes:
+def spoil(data: bytes, change: Callable[[Words], Words], renderer: PageProcesses) -> bytes:
     """The same page as a picture, with its words, changed, as an invisible layer over it."""
     page = _drawn(data, renderer)
     words = change(list(page.text_layer or ()))
@@ -65,7 +65,7 @@ def spoil(data: bytes, change: Callable[[Words], Words], renderer: PdfRenderer) 
     return _pdf(content, font="Helvetica", paper=(width, height), picture=page)
 
 
-def words(data: bytes, renderer: PdfRenderer) -> Words:
+def words(data: bytes, renderer: PageProcesses) -> Words:
     """The words of a page's text layer."""
     return list(_drawn(data, renderer).text_layer or ())
 
@@ -141,7 +141,7 @@ def nothing(words: Words) -> Words:
     return []
 
 
-def _drawn(data: bytes, renderer: PdfRenderer) -> Page:
+def _drawn(data: bytes, renderer: PageProcesses) -> Page:
     with open_document(data, limits=PageLimits(), renderer=renderer) as document:
         return document.page(0, dpi=DPI)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -65,5 +66,8 @@ def check_timeout(seconds: float | None) -> None:
     """Raise InvalidOption for a time in which nothing can be read; infinity is no limit."""
     if seconds is None:
         return
+    hint = "It is a number of seconds above 0."
+    if isinstance(seconds, int) and abs(seconds) > sys.float_info.max:
+        raise InvalidOption("timeout cannot be a number of that size.", hint=hint)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise InvalidOption(f"timeout cannot be {seconds!r}.", hint="It is a number of seconds above 0.")
+        raise InvalidOption(f"timeout cannot be {seconds!r}.", hint=hint)

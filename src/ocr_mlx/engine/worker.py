@@ -9,7 +9,7 @@ import itertools
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -79,7 +79,7 @@ class Worker:
                 lane = self._lanes[id(model)] = _Lane(
                     model, self.places(model), deterministic=self._deterministic, observer=self._observer
                 )
-            lane.waiting.extend(rows)
+            lane.waiting.add(rows)
 
         self.call(run)
 
@@ -147,6 +147,57 @@ class Worker:
         self._tell()
 
 
+class _Waiting:
+    """Rows that wait for a place, document by document: those of one document share their cancel flag.
+
+    However many rows wait, a look at them costs as much as there are documents.
+    """
+
+    def __init__(self) -> None:
+        self._documents: dict[threading.Event, deque[Row]] = {}
+        """In the order of their first rows; none is empty, and none begins with a row that has ended."""
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows in self._documents.values())
+
+    def __iter__(self) -> Iterator[threading.Event]:
+        return iter(self._documents)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self._documents.setdefault(row.cancel, deque()).append(row)
+
+    def first(self, document: threading.Event) -> Row:
+        return self._documents[document][0]
+
+    def take(self, document: threading.Event) -> Row:
+        row = self._documents[document].popleft()
+        self._pass_ended(document)
+        return row
+
+    def drop_ended(self) -> None:
+        """Forget rows that have ended; those of documents that were cancelled end now."""
+        for document, rows in list(self._documents.items()):
+            if document.is_set():
+                for row in rows:
+                    row.end(Finish.CANCELLED)
+            self._pass_ended(document)
+
+    def clear(self) -> list[Row]:
+        """Let go of all rows."""
+        rows = [row for rows in self._documents.values() for row in rows]
+        self._documents.clear()
+        return rows
+
+    def _pass_ended(self, document: threading.Event) -> None:
+        """A row of this page may have ended it, and with it those behind, which come first now."""
+        rows = self._documents[document]
+        while rows and rows[0].done:
+            rows.popleft()
+        if not rows:
+            del self._documents[document]
+
+
 class _Lane:
     """One model's batch and the rows that wait for a place in it."""
 
@@ -156,9 +207,9 @@ class _Lane:
         self._batch = DecodeBatch(model, width=fixed_width(places) if deterministic else None)
         self._places = places
         self._observer = observer or Observer()
-        self.waiting: deque[Row] = deque()
+        self.waiting = _Waiting()
         self._count = itertools.count(1)
-        self._turns: dict[int, int] = {}
+        self._turns: dict[threading.Event, int] = {}
         """When each document last had a row taken in."""
 
     @property
@@ -171,8 +222,8 @@ class _Lane:
 
     def step(self) -> None:
         """Read the pictures of one group of rows that wait, then one step for all: nobody waits longer than that."""
-        self._drop_cancelled()
-        joining = self._take(min(self._places - len(self._batch.rows), len(self.waiting)))
+        self.waiting.drop_ended()
+        joining = self._take(self._places - len(self._batch.rows))
         try:
             self._join(joining)
             self._advance()
@@ -197,34 +248,27 @@ class _Lane:
     def _take(self, free: int) -> list[Row]:
         """The next rows, as many as are read in one pass: of the document that has the fewest in the batch.
 
-        So a long one holds up no short one. Rows of one document share their cancel flag. Among equals, the document goes
-        first whose last turn is longest ago; a row of another shape ends the group.
+        So a long one holds up no short one. Among equals, the document goes first whose last turn is longest ago; a row of
+        another shape ends the group.
         """
-        share = Counter(id(row.cancel) for row in self._batch.rows)
-        present = {*share, *(id(row.cancel) for row in self.waiting)}
+        share = Counter(row.cancel for row in self._batch.rows)
+        present = {*share, *self.waiting}
         self._turns = {document: turn for document, turn in self._turns.items() if document in present}
         taken: list[Row] = []
         room = _NUMBERS_AT_ONCE
-        while len(taken) < free:
-            row = min(self.waiting, key=lambda row: (share[id(row.cancel)], self._turns.get(id(row.cancel), 0)))
+        while len(taken) < free and self.waiting:
+            document = min(self.waiting, key=lambda one: (share[one], self._turns.get(one, 0)))
+            row = self.waiting.first(document)
             room -= _numbers(row)
             if taken and (room < 0 or shape(row) != shape(taken[0])):
                 break
-            self.waiting.remove(row)
-            share[id(row.cancel)] += 1
-            self._turns[id(row.cancel)] = next(self._count)
-            taken.append(row)
+            taken.append(self.waiting.take(document))
+            share[document] += 1
+            self._turns[document] = next(self._count)
         return taken
 
-    def _drop_cancelled(self) -> None:
-        for row in self.waiting:
-            if row.cancel.is_set():
-                row.end(Finish.CANCELLED)
-        self.waiting = deque(row for row in self.waiting if not row.done)
-
     def clear(self, error: OcrMlxError) -> None:
-        self._batch.rows.extend(self.waiting)
-        self.waiting.clear()
+        self._batch.rows.extend(self.waiting.clear())
         self._batch.clear(error)
 
 

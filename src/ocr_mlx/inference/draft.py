@@ -32,8 +32,10 @@ class Drafter(Protocol):
         """Up to `most` tokens that may follow the row's `tokens` (all it has said so far); empty where there is no idea."""
         ...
 
-    def verified(self, proposed: int, accepted: int) -> None:
-        """How the last proposal fared; a drafter whose proposals do not pay falls silent by itself."""
+    def verified(self, wider: int, accepted: int) -> None:
+        """How the last pass fared: it was so many tokens `wider` than it would have been without any row's draft, and took
+        `accepted` of this row's. A drafter whose proposals do not pay falls silent by itself.
+        """
         ...
 
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from ocr_mlx.inference.draft_place import DraftText, letters
 from ocr_mlx.inference.draft_worth import Worth
+from ocr_mlx.model.tokenizer import spelled, unbroken
 
 _AHEAD: Final = 200
 """Characters that are turned into tokens at a time."""
@@ -57,6 +58,8 @@ class TextDrafter:
         """Tokens said, and letters of the draft, where the place was last found."""
         self._right = self._wrong = 0
         self._tries = self._next_try = 0
+        self._open = False
+        """Whether something was proposed of which nothing was heard yet."""
 
     @property
     def silent(self) -> bool:
@@ -72,14 +75,21 @@ class TextDrafter:
             if not self._anchor[1]:  # a row that begins in the middle of its text is found by its first letter
                 self._look_ahead((), "", 0)
         self._follow(tokens, most)
-        if not self._ahead:
-            return ()
-        chance = self._worth.chance(self._right, self._wrong)
-        return self._ahead[: self._worth.width(chance, most >> self._errors)]
+        width = self._width(most) if self._ahead else 0
+        if self._open:
+            self._worth.in_vain()
+        self._open = width > 0
+        if not width:
+            self._worth.in_vain()
+        return self._ahead[:width]
 
-    def verified(self, proposed: int, accepted: int) -> None:
-        """Count what the last proposal brought."""
-        self._worth.paid(proposed, accepted)
+    def verified(self, wider: int, accepted: int) -> None:
+        """Count what the last pass brought."""
+        self._worth.paid(wider, accepted, asked=self._open)
+        self._open = False
+
+    def _width(self, most: int) -> int:
+        return self._worth.width(self._worth.chance(self._right, self._wrong), most >> self._errors)
 
     def _follow(self, tokens: Sequence[int], most: int) -> None:
         if len(tokens) < self._seen:  # some were taken back
@@ -144,14 +154,14 @@ class TextDrafter:
     def _encode(self, tail: Sequence[int], rest: str) -> list[int]:
         """The tokens of `rest` behind the tokens `tail`."""
         if tail:
-            spelled: list[int] = self._tokenizer.encode(self._spell(tail) + rest, add_special_tokens=False).ids
-            if spelled[: len(tail)] == list(tail):
-                return spelled[len(tail) :]
-        alone: list[int] = self._tokenizer.encode(rest, add_special_tokens=False).ids
-        return alone
+            both = spelled(self._tokenizer, self._spell(tail) + rest)
+            if both[: len(tail)] == list(tail):
+                return both[len(tail) :]
+        return spelled(self._tokenizer, rest)
 
     def _spell(self, tokens: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        with unbroken():
+            text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
 
 

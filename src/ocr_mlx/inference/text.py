@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from ocr_mlx.model.tokenizer import unbroken
+
 
 class TextStream:
     """One row's text as it grows. `text` is what has been let out; a possible start of a stop string is held back."""
@@ -21,14 +23,16 @@ class TextStream:
 
     def add(self, token: int) -> str:
         """Take a token; return the text it lets out. Sets `stopped` when a stop string is complete."""
-        piece = self._stream.step(self._tokenizer, token)
+        with unbroken():
+            piece = self._stream.step(self._tokenizer, token)
         return self._release(piece) if piece else ""
 
     def finish(self, tokens: Sequence[int]) -> str:
         """The text that was held back. `tokens` are all of the row's tokens; `text` is then exactly their decoding."""
         if self.stopped:
             return ""
-        whole = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        with unbroken():
+            whole = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         rest = whole[len(self.text) :] if whole.startswith(self.text) else ""
         self.text = whole
         self._held = ""

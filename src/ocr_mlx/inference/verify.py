@@ -139,6 +139,6 @@ def take(row: Row, draft: Sequence[int], verdicts: Sequence[Verdict]) -> bool:
         row.accept(verdict.token, verdict.logprob, verdict.max_logit)
         if row.done or row.retried != loops or not drafted:
             break
-    if draft and row.drafter is not None:
-        row.drafter.verified(len(draft), right)
+    if len(verdicts) > 1 and row.drafter is not None:
+        row.drafter.verified(len(verdicts) - 1, right)
     return alone

@@ -24,7 +24,7 @@ def test_states_that_cannot_be_merged_end_their_rows_and_not_the_worker(monkeypa
     lane = _Lane(model, 8)
     first, second = Said(model, "running for a while"), Said(model, "joins")
     for said in (first, second):
-        lane.waiting.append(said.row)
+        lane.waiting.add([said.row])
         lane.step()
     assert first.end()[1] is Finish.ERROR and second.end()[1] is Finish.ERROR
     assert lane.idle
@@ -38,7 +38,7 @@ def test_the_setting_caps_the_batch() -> None:
         worker.close()
     lane = _Lane(model, 2)
     said = [Said(model, f"row {i}") for i in range(5)]
-    lane.waiting.extend(s.row for s in said)
+    lane.waiting.add(s.row for s in said)
     while not lane.idle:
         lane.step()
     assert isinstance(model.graph, ScriptGraph) and max(model.graph.widths) == 2
@@ -54,9 +54,9 @@ def test_long_documents_hold_up_no_short_one(documents: int) -> None:
     for pages in long:
         for said in pages:
             said.row.cancel = pages[0].cancel  # what makes them one document
-        lane.waiting.extend(said.row for said in pages)
+        lane.waiting.add(said.row for said in pages)
     lane.step()
-    lane.waiting.append(short.row)
+    lane.waiting.add([short.row])
     while short.outcome is None:
         lane.step()
     everything = [said for pages in long for said in pages]
@@ -157,11 +157,11 @@ def test_running_rows_wait_for_one_group_of_one_shape_at_most() -> None:
     graph = model.graph
     assert isinstance(graph, ScriptGraph)
     running = Said(model, "x" * 200)
-    lane.waiting.append(running.row)
+    lane.waiting.add([running.row])
     lane.step()
     sides = [10, 10, 20, 20, 10, 30, 10]
     joined = [picture(Said(model, f"row {i}"), side) for i, side in enumerate(sides)]
-    lane.waiting.extend(said.row for said in joined)
+    lane.waiting.add(said.row for said in joined)
     while not lane.idle:
         reads, steps = len(graph.prefills), len(graph.widths)
         lane.step()
@@ -179,8 +179,8 @@ def test_a_group_is_no_larger_than_a_page() -> None:
     side = 400
     most = _NUMBERS_AT_ONCE // (side * side * 3)
     assert most > 1
-    lane.waiting.extend(picture(Said(model, "page"), side).row for _ in range(most + 2))
-    lane.waiting.extend(picture(Said(model, "huge"), 1500).row for _ in range(2))
+    lane.waiting.add(picture(Said(model, "page"), side).row for _ in range(most + 2))
+    lane.waiting.add(picture(Said(model, "huge"), 1500).row for _ in range(2))
     while not lane.idle:
         lane.step()
     assert model.graph.prefills == [most, 2, 1, 1]
@@ -192,13 +192,13 @@ def test_a_cancelled_row_takes_one_more_step_at_most_and_its_cache_is_gone() -> 
     assert isinstance(model.graph, ScriptGraph)
     lane = _Lane(model, 8, observer=noted)
     gone, stays, waits = Said(model, "x" * 99), Said(model, "y" * 60), Said(model, "z" * 9)
-    lane.waiting.extend((gone.row, stays.row))
+    lane.waiting.add((gone.row, stays.row))
     for _ in range(5):
         lane.step()
     before, steps = lane.cache_bytes, len(model.graph.widths)
     gone.cancel.set()
     waits.cancel.set()
-    lane.waiting.append(waits.row)
+    lane.waiting.add([waits.row])
     lane.step()
     assert gone.end() == ("xxxxx", Finish.CANCELLED) and waits.end() == ("", Finish.CANCELLED)
     assert model.graph.widths[steps:] == [1], "no pass for it any more"
@@ -216,7 +216,7 @@ def test_a_document_cancelled_between_two_groups_reads_no_further() -> None:
     pages = [picture(Said(model, f"page {i}"), 1500) for i in range(4)]
     for said in pages:
         said.row.cancel = pages[0].cancel
-    lane.waiting.extend(said.row for said in pages)
+    lane.waiting.add(said.row for said in pages)
     lane.step()
     pages[0].cancel.set()
     lane.step()
@@ -233,3 +233,58 @@ def test_deterministic_passes_have_one_width() -> None:
     worker.close()
     assert set(model.graph.widths) == {4} and set(model.graph.prefills) == {1}
     assert [s.end() for s in said] == [(f"row {i}", Finish.EOS) for i in range(6)]
+
+
+class Counted(threading.Event):
+    """A cancel flag that counts how often it is looked at."""
+
+    looks = 0
+
+    def is_set(self) -> bool:
+        self.looks += 1
+        return super().is_set()
+
+
+def test_rows_that_wait_cost_a_step_as_much_as_their_documents_do() -> None:
+    model = fake_model([])
+    lane = _Lane(model, 2)
+    flags = [Counted() for _ in range(4)]
+    for flag in flags:
+        rows = [Said(model, "some text").row for _ in range(200)]
+        for row in rows:
+            row.cancel = flag
+        lane.waiting.add(rows)
+    lane.step()
+    for flag in flags:
+        flag.looks = 0
+    lane.step()
+    assert len(lane.waiting) == 798
+    assert sum(flag.looks for flag in flags) < 20
+    flags[0].set()
+    lane.step()
+    assert 590 < len(lane.waiting) <= 600, "the cancelled document's rows are gone"
+    for flag in flags:
+        flag.set()
+    lane.step()
+    assert lane.idle
+
+
+def test_rows_that_ended_while_they_waited_are_passed_over() -> None:
+    model = fake_model([])
+    lane = _Lane(model, 1)
+    flag = threading.Event()
+    page = [Said(model, f"row {i}") for i in range(5)]
+    other = Said(model, "another")
+    for said in page:
+        said.row.cancel = flag
+    lane.waiting.add([*(said.row for said in page), other.row])
+    lane.step()
+    for said in page[1:4]:
+        said.row.end(Finish.STOP)  # as when a stop string in row 0 ends the page
+    lane.step()
+    assert len(lane.waiting) == 2
+    while not lane.idle:
+        lane.step()
+    assert isinstance(model.graph, ScriptGraph) and model.graph.prefills == [1, 1, 1]
+    assert page[0].end() == ("row 0", Finish.EOS) and page[4].end() == ("row 4", Finish.EOS)
+    assert other.end() == ("another", Finish.EOS)

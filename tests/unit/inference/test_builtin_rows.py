@@ -106,7 +106,7 @@ def test_drafts_right_and_wrong_change_nothing_but_the_passes(
             assert sum(o.decode_steps for o in found) < 0.6 * sum(o.decode_steps for o in wanted)
 
 
-@pytest.mark.parametrize("width", [None, 8])
+@pytest.mark.parametrize("width", [None, pytest.param(8, marks=pytest.mark.slow)])
 def test_alone_and_in_a_crowd(model: LoadedModel, lines: tuple[ModelInputs, ...], width: int | None) -> None:
     some = lines[:4]
     alone = [read(model, [line], width=width)[0] for line in some]

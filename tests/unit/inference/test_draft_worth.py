@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from ocr_mlx.inference.draft_worth import Pace, Worth, cost
+from ocr_mlx.inference.draft_worth import Pace, Worth, asking, cost
 
 
 def test_the_surer_the_longer() -> None:
@@ -44,15 +46,41 @@ def test_a_page_with_some_errors_is_not() -> None:
     assert not worth.hopeless
 
 
-def test_drafts_that_do_not_pay_are_given_up() -> None:
-    worth = Worth(64)
-    for _ in range(6):
+def passes_lost(worth: Worth, lose: Callable[[Worth], None], each: float) -> float:
+    """What a page may lose, in passes of one token for one row, `each` at a time, before it is given up."""
+    lost = 0.0
+    while not worth.hopeless:
+        lose(worth)
+        lost += each
+        assert lost < 1000
+    return lost
+
+
+@pytest.mark.parametrize("rows", [1, 8, 43, 64])
+def test_a_page_never_loses_more_than_a_fiftieth(rows: int) -> None:
+    """A line of print takes some 25 passes of one token; a page of one row takes several hundred."""
+    most = max(8.0, 0.02 * 25 * rows)
+    wrong, vain = 3 * cost(rows) + asking(rows), asking(rows)
+    assert passes_lost(Worth(rows), lambda worth: worth.paid(3, 0), wrong) <= most + wrong
+    assert passes_lost(Worth(rows), lambda worth: worth.in_vain(), vain) <= most + vain
+    beside = passes_lost(Worth(rows), lambda worth: worth.paid(3, 0, asked=False), 3 * cost(rows))
+    assert beside <= most + 3 * cost(rows), "its neighbours' drafts make its passes wider too"
+
+
+def test_a_page_may_lose_again_what_its_drafts_have_saved() -> None:
+    worth, fresh = Worth(64), Worth(64)
+    for _ in range(40):
         worth.paid(15, 14)
-    for _ in range(8):
-        worth.paid(15, 0)
+    saved = passes_lost(worth, lambda worth: worth.paid(15, 0), 6.4)
+    assert 40 < saved - passes_lost(fresh, lambda worth: worth.paid(15, 0), 6.4) < 60
+
+
+def test_nothing_is_lost_where_drafts_pay() -> None:
+    worth = Worth(64)
+    for _ in range(64):
+        worth.in_vain()
+        worth.paid(3, 3)
     assert not worth.hopeless
-    worth.paid(15, 0)
-    assert worth.hopeless
 
 
 def test_one_rows_long_draft_does_not_burden_many() -> None:
@@ -86,3 +114,4 @@ def test_a_bad_page_does_not_spoil_the_pages_behind_it() -> None:
 def test_what_a_token_costs(rows: int, price: float) -> None:
     assert cost(rows) == price
     assert cost(1) < cost(8) < cost(64)
+    assert asking(1) < asking(8) < asking(64) <= price

@@ -41,10 +41,24 @@ def test_what_makes_sense_passes(options: dict[str, Any]) -> None:
         ("ngram_whitelist", (-1,)),
         ("seed", -1),
         ("seed", 2**65),
+        ("temperature", 10**400),
+        ("temperature", -(10**400)),
+        ("top_p", 10**400),
+        ("repetition_penalty", 10**400),
+        ("max_new_tokens", 10**400),
+        ("top_k", 10**400),
+        ("repetition_window", 2**63),
         ("stop", "page"),
         ("stop", ("",)),
     ],
 )
 def test_what_does_not_is_named(name: str, value: object) -> None:
-    with pytest.raises(InvalidOption, match=name):
+    with pytest.raises(InvalidOption, match=name) as caught:
         check(DecodeOverrides(**{name: value}))  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 200
+
+
+def test_a_number_too_long_to_be_written_is_refused_too() -> None:
+    for value in (10**5000, -(10**5000)):
+        with pytest.raises(InvalidOption, match="temperature"):
+            check(DecodeOverrides(temperature=value))
