@@ -11,7 +11,11 @@ OcrMlxError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+
+_LONGEST = 2000
+_UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class OcrMlxError(Exception):
@@ -20,12 +24,18 @@ class OcrMlxError(Exception):
     code = "error"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _showable(message)
+        self.hint = _showable(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+def _showable(text: str) -> str:
+    """The text as any terminal, log and wire takes it: names out of files may be long, and hold any character."""
+    short = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return _UNSHOWABLE.sub("?", short)
 
 
 class SourceError(OcrMlxError):
@@ -206,9 +216,13 @@ class EngineError(OcrMlxError):
 
 
 class QueueFull(EngineError):
-    """Too much work is waiting; try again later."""
+    """Too much work is waiting; try again later: in about `seconds`, where that is known."""
 
     code = "queue_full"
+
+    def __init__(self, message: str, *, hint: str = "", seconds: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.seconds = seconds
 
 
 class JobsUnavailable(EngineError):

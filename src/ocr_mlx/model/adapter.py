@@ -18,6 +18,8 @@ from ocr_mlx.model.weight_files import choose_weights
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 _STEM: Final = "adapter_model"
+_MOST: Final = 1_000_000
+"""For the rank and its weight: far beyond any that was trained."""
 _FILES: Final = (f"{_STEM}.safetensors", f"{_STEM}.bin")
 _HARMLESS_STARTS: Final = (True, False, None, "gaussian", "eva", "orthogonal")
 """Other ways of starting the training (PiSSA, OLoRA, CorDA, LoftQ) changed the base as well."""
@@ -80,13 +82,23 @@ def base_folder(adapter: Adapter, base: str, roots: Sequence[Path] | None = None
     Beside it counts by its last name too, so that what `hf download` left there is found. Where there are `roots`, a
     folder outside them is none.
     """
-    given, beside = Path(base).expanduser(), adapter.folder.parent
+    given, beside = _expanded(base), adapter.folder.parent
     for folder in (beside / given, adapter.folder / given, beside / given.name):
-        real = folder.resolve()
-        fenced = roots is not None and not any(real.is_relative_to(root.resolve()) for root in roots)
-        if not fenced and real != adapter.folder.resolve() and (folder / CONFIG).is_file():
-            return folder
+        try:
+            real = folder.resolve()
+            fenced = roots is not None and not any(real.is_relative_to(root.resolve()) for root in roots)
+            if not fenced and real != adapter.folder.resolve() and (folder / CONFIG).is_file():
+                return folder
+        except (OSError, RuntimeError, ValueError):  # no name that a folder can have
+            continue
     return None
+
+
+def _expanded(base: str) -> Path:
+    try:
+        return Path(base).expanduser()
+    except RuntimeError:  # the home of nobody
+        return Path(base)
 
 
 def choose_weight_file(names: Iterable[str]) -> str | None:
@@ -143,7 +155,7 @@ def _check_kind(config: Mapping[str, Any], name: str) -> None:
 def _number(config: Mapping[str, Any], key: str, name: str) -> float:
     value = config.get(key)
     kinds = (int,) if key == "r" else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < _MOST:
         raise CheckpointIncomplete(
             f"{ADAPTER_CONFIG} in {name}: `{key}` is {value!r}, not a positive number.",
             hint="Download the adapter again.",

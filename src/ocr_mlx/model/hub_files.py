@@ -5,11 +5,12 @@ The only importer of the hub's library. What a file means is not known here.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from ocr_mlx.errors import UnknownModel
@@ -24,6 +25,7 @@ OnProgress = Callable[[int, int], None]
 """(bytes here, bytes in all)"""
 _LARGE: Final = 8_000_000
 _TIMEOUT: Final = 10.0
+_SUM: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +66,11 @@ class HubFiles:
         return translated(_library().errors, repo, revision, by_hand)
 
     def look(self, repo: str, revision: str | None) -> Repository:
-        """Ask the hub what the repository holds."""
+        """Ask the hub what the repository holds. Files whose names or sums would lead elsewhere are as good as not there."""
         api = _library().HfApi(endpoint=self.endpoint, library_name="ocr_mlx")
         info = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT)
-        return Repository(id=repo, commit=str(info.sha), files={file.rfilename: file for file in info.siblings or ()})
+        files = {file.rfilename: file for file in info.siblings or () if _is_sound(file)}
+        return Repository(id=repo, commit=str(info.sha), files=files)
 
     def cached(self, repo: str, name: str, revision: str | None) -> Path | None:
         """The file in the cache."""
@@ -154,6 +157,13 @@ def check_id(repo: str) -> None:
         hub.utils.validate_repo_id(repo)
     except hub.errors.HFValidationError as error:
         raise UnknownModel(f"{repo} is no hub id.", hint="A hub id is org/name; a folder works too.") from error
+
+
+def _is_sound(file: RepoSibling) -> bool:
+    """Both become paths: the name in the snapshot's folder, the sum beside it."""
+    path = PurePosixPath(file.rfilename)
+    inside = not path.is_absolute() and ".." not in path.parts and file.rfilename.isprintable()
+    return inside and "\\" not in file.rfilename and (file.lfs is None or _SUM.fullmatch(file.lfs.sha256) is not None)
 
 
 def is_pattern(name: str) -> bool:

@@ -20,7 +20,7 @@ from ocr_mlx.errors import CheckpointIncomplete, ModelError, WeightMismatch
 from ocr_mlx.model import lora, quantized, registry, weights
 from ocr_mlx.model.adapter import ADAPTER_CONFIG, Adapter, check_base, read_adapter
 from ocr_mlx.model.base import Family, Graph, LoadedModel, Processor
-from ocr_mlx.model.folder import CONFIG, member, quantization_of, quantization_record, read_config
+from ocr_mlx.model.folder import CONFIG, check_numbers, member, quantization_of, quantization_record, read_config
 from ocr_mlx.model.layers.few_rows import prefer_few_rows
 from ocr_mlx.model.layers.host import on_cpu
 from ocr_mlx.model.weight_files import is_weight_file
@@ -28,6 +28,17 @@ from ocr_mlx.model.weight_files import is_weight_file
 STORED: Final = "stored"
 DTYPES: Final[Mapping[str, mx.Dtype]] = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 _SETTLE_BYTES: Final = 64_000_000
+_NONSENSE: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a family's code raises where a list stands for a number, a word for a list, or a number is out of all measure."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +118,7 @@ def open_checkpoint(folder: Path, adapter: Path | None = None) -> Checkpoint:
     """
     config = read_config(folder)
     family = registry.family_for(config)
+    check_numbers(config)
     to_merge = None if adapter is None else read_adapter(adapter)
     if to_merge is not None:
         check_base(to_merge, config)
@@ -128,7 +140,7 @@ def _described(folder: Path, family: Family) -> Iterator[None]:
             f"config.json in {folder.name} has no {error.args[0]!r}, which a {family.name} model needs.",
             hint="Download or convert the model again.",
         ) from error
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except _NONSENSE as error:
         raise CheckpointIncomplete(
             f"config.json in {folder.name} describes no {family.name} model: {error}.",
             hint="Download or convert the model again.",
@@ -188,6 +200,21 @@ def check_fit(module: nn.Module, tensors: Mapping[str, mx.array]) -> None:
     shape = {name: (expected[name], found[name]) for name in both if expected[name] != found[name]}
     if missing or extra or shape:
         raise WeightMismatch(missing=missing, extra=extra, shape=shape)
+    _check_kinds(module, tensors)
+
+
+def _check_kinds(module: nn.Module, tensors: Mapping[str, mx.array]) -> None:
+    """Whole numbers where the graph has others, or the reverse, would only show while a page is read."""
+    for name, array in parameters(module).items():
+        if mx.issubdtype(array.dtype, mx.floating) != mx.issubdtype(tensors[name].dtype, mx.floating):
+            raise CheckpointIncomplete(
+                f"Tensor {name} is stored as {_type_name(tensors[name])}, where this model has {_type_name(array)}.",
+                hint="The checkpoint is damaged or belongs to another model; download or convert it again.",
+            )
+
+
+def _type_name(array: mx.array) -> str:
+    return str(array.dtype).removeprefix("mlx.core.")
 
 
 def _processor(checkpoint: Checkpoint) -> Processor:

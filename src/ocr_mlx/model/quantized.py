@@ -5,7 +5,8 @@ A packed layer at `path` has `path.weight` (uint32), `path.scales` and, in affin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -80,7 +81,9 @@ def recorded(graph: nn.Module, weights: Mapping[str, mx.array], record: Mapping[
 
 def make_room(graph: nn.Module, packings: Packings) -> None:
     """Replace the graph's layers by quantized ones of the same shapes; their values are never computed."""
-    if packings:
+    if not packings:
+        return
+    with _packed_well(", ".join(list(packings)[:1])):
         nn.quantize(graph, class_predicate=lambda path, _: asdict(packings[path]) if path in packings else False)
 
 
@@ -109,8 +112,20 @@ def unpack(weights: dict[str, mx.array], packings: Packings) -> dict[str, mx.arr
             raise CheckpointIncomplete(f"Layer {path} is quantized without biases.", hint="Download the model again.")
         if packing.mode == _AFFINE and biases is not None:
             scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
-        plain[f"{path}.weight"] = mx.dequantize(weight, scales, biases, **asdict(packing), dtype=mx.float32)
+        with _packed_well(path):
+            plain[f"{path}.weight"] = mx.dequantize(weight, scales, biases, **asdict(packing), dtype=mx.float32)
     return plain
+
+
+@contextmanager
+def _packed_well(path: str) -> Iterator[None]:
+    """The one door for packings that MLX has not, and for scales that are not those of the weight."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointIncomplete(
+            f"The packed weight of layer {path} cannot be unpacked.", hint="Download the model again."
+        ) from error
 
 
 def _check(packing: Packing) -> None:

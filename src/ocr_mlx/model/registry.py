@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
@@ -39,7 +40,9 @@ def family_for(config: Mapping[str, Any]) -> Family:
 
 def _is_of(family: Family, config: Mapping[str, Any]) -> bool:
     named = config.get("architectures")
-    return not family.architectures or not named or not set(family.architectures).isdisjoint(named)
+    if not family.architectures or not named:
+        return True
+    return isinstance(named, list) and any(one in family.architectures for one in named)
 
 
 def family_of(name: str) -> Family | None:
@@ -88,6 +91,14 @@ def _is_dir(name: str) -> bool:
         return False
 
 
+def _is_possible(name: str) -> bool:
+    """Whether a folder can be called so."""
+    try:
+        return b"\0" not in os.fsencode(Path(name).expanduser())
+    except (RuntimeError, ValueError):  # the home of nobody, or no text
+        return False
+
+
 def resolve_name(name: str) -> str:
     """An alias, in any case, becomes what it stands for; a folder and a hub id `org/name` stay; `@revision` stays too.
 
@@ -98,7 +109,7 @@ def resolve_name(name: str) -> str:
     bare, at, revision = wanted.partition("@")
     if bare.lower() in known:
         return known[bare.lower()] + at + revision
-    if wanted and (is_folder_name(wanted) or (bare.count("/") == 1 and all(bare.split("/")))):
+    if wanted and _is_possible(wanted) and (is_folder_name(wanted) or (bare.count("/") == 1 and all(bare.split("/")))):
         return wanted
     near = difflib.get_close_matches(wanted.lower(), known, n=3)
     short = ", ".join((BUILTIN, *(next(iter(family.aliases), family.name) for family in families())))

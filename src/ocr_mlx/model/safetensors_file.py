@@ -14,7 +14,9 @@ import numpy as np
 
 from ocr_mlx.errors import CheckpointIncomplete
 
-_MAX_HEADER: Final = 100_000_000
+_MAX_HEADER: Final = 25_000_000
+_MOST_DIMENSIONS: Final = 8
+_LONGEST_SIDE: Final = 2**31 - 1
 _LENGTH: Final = 8
 _NUMPY: Final = {
     "BOOL": "?",
@@ -55,7 +57,10 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     """
     size = path.stat().st_size
     raw, base = _raw_header(path, size)
-    tensors = {name: _entry(path, name, value, base) for name, value in raw.items() if name != "__metadata__"}
+    remarks = raw.pop("__metadata__", None) or {}
+    if not isinstance(remarks, dict) or not all(isinstance(value, str) for value in remarks.values()):
+        raise _damaged(path, "its remarks are no texts")
+    tensors = {name: _entry(path, name, value, base) for name, value in raw.items()}
     position = base
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if tensor.start < position:
@@ -63,6 +68,9 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         position = tensor.end
     if position > size:
         raise _damaged(path, f"it ends after {size} bytes, but its tensors need {position}")
+    for name, tensor in tensors.items():  # longer sides than these can only be those of a tensor without a number
+        if any(side > _LONGEST_SIDE for side in tensor.shape):
+            raise _damaged(path, f"tensor {name} has no proper shape and place")
     return tensors
 
 
@@ -89,7 +97,7 @@ def _raw_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
             raise _damaged(path, "its header is cut off")
         text = file.read(length)
     try:
-        header = json.loads(text)
+        header = json.loads(text.decode(), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, "its header is no JSON") from error
     if not isinstance(header, dict):
@@ -97,13 +105,21 @@ def _raw_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     return header, _LENGTH + length
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object without a name twice: MLX reads the header too, and both must see the same."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
 def _entry(path: Path, name: str, value: Any, base: int) -> TensorHeader:
     if not isinstance(value, dict):
         raise _damaged(path, f"tensor {name} has no description")
     dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
-    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or not _possible(shape):
         raise _damaged(path, f"tensor {name} has no proper shape and place")
-    if dtype not in _NUMPY:
+    if not isinstance(dtype, str) or dtype not in _NUMPY:
         raise CheckpointIncomplete(
             f"Tensor {name} in {path.name} is stored as {dtype}, which cannot be read here.",
             hint="Take a float32, float16 or bfloat16 version of the model.",
@@ -115,6 +131,10 @@ def _entry(path: Path, name: str, value: Any, base: int) -> TensorHeader:
 
 def _counts(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+
+
+def _possible(shape: list[int]) -> bool:
+    return len(shape) <= _MOST_DIMENSIONS and all(n < 2**63 for n in shape)
 
 
 def _read(path: Path, tensor: TensorHeader) -> mx.array:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tokenizers import Tokenizer
 
@@ -14,6 +15,9 @@ from ocr_mlx.model.folder import member, read_json
 TOKENIZER = "tokenizer.json"
 _GENERATION = "generation_config.json"
 _AGAIN = "Take tokenizer.json from the original checkpoint."
+_MOST_BYTES: Final = 100_000_000
+_PANICS: Final = "pyo3_runtime"
+"""The module of what the library raises where its own code gives up: no Exception, so that it would end a whole thread."""
 
 
 def read_tokenizer(folder: Path, special: Mapping[str, int | None], *, vocabulary: int | None = None) -> Tokenizer:
@@ -26,8 +30,13 @@ def read_tokenizer(folder: Path, special: Mapping[str, int | None], *, vocabular
     path = member(folder, TOKENIZER)
     if not path.is_file():
         raise CheckpointIncomplete(f"{TOKENIZER} is missing in {folder.name}.", hint=_AGAIN)
+    if path.stat().st_size > _MOST_BYTES:
+        raise CheckpointIncomplete(f"{TOKENIZER} is larger than any such file.", hint=_AGAIN)
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        with unbroken():
+            tokenizer = Tokenizer.from_file(str(path))
+    except CheckpointIncomplete:
+        raise
     except Exception as error:  # the library raises plain Exception
         raise CheckpointIncomplete(f"{TOKENIZER} is no tokenizer: {error}.", hint=_AGAIN) from error
     tokenizer.no_truncation()
@@ -36,6 +45,23 @@ def read_tokenizer(folder: Path, special: Mapping[str, int | None], *, vocabular
     if vocabulary is not None and (size := tokenizer.get_vocab_size()) < vocabulary:
         raise CheckpointIncomplete(f"{TOKENIZER} has {size} ids, the model {vocabulary}.", hint=_AGAIN)
     return tokenizer
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Around any use of a tokenizer: CheckpointIncomplete where its own rules make the library give up."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != _PANICS:
+            raise
+        raise CheckpointIncomplete(f"{TOKENIZER} has rules that cannot be followed.", hint=_AGAIN) from error
+
+
+def spelled(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text, no special tokens around it. Raises CheckpointIncomplete as `unbroken` does."""
+    with unbroken():
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def check_special(tokenizer: Tokenizer, special: Mapping[str, int | None]) -> None:

@@ -12,7 +12,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -22,9 +22,21 @@ import numpy as np
 
 from ocr_mlx.errors import CheckpointIncomplete, ModelError
 
-_MAX_PICKLE: Final = 64_000_000
+_MAX_PICKLE: Final = 8_000_000
+"""Bytes of a table of tensors; ten thousand tensors take two million."""
+_MOST_DIMENSIONS: Final = 8
+_MOST_VIEWS: Final = 4
+"""So many times its own size a file's tensors may have together: they may share their bytes, but not without end."""
 _LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
 _LOCAL_HEADER: Final = struct.Struct("<26xHH")
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined,unused-ignore]
+_NOT_IN_TABLES: Final = frozenset(
+    {
+        *(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+        *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+    }
+)
+"""Sets, other programs' short names, and bytes from outside."""
 _BROKEN = (
     pickle.UnpicklingError,
     ArithmeticError,
@@ -33,6 +45,7 @@ _BROKEN = (
     ImportError,
     LookupError,
     MemoryError,
+    RuntimeError,
     TypeError,
     ValueError,
 )
@@ -115,8 +128,20 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
+def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
+    pairs = [tuple(item) for item in items]
+    _check_keys(key for key, _ in pairs)
+    return OrderedDict(pairs)
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Names and numbers only: to look up a tuple of tuples of tuples can take longer than the world has."""
+    if not all(isinstance(key, str | int) for key in keys):
+        raise pickle.UnpicklingError("an entry's name is no text")
+
+
 _ALLOWED: Final[Mapping[tuple[str, str], Any]] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _Constructor(_ordered),
     ("torch", "Size"): _Constructor(tuple),
     ("torch._utils", "_rebuild_tensor"): _Constructor(_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): _Constructor(_tensor),
@@ -126,12 +151,58 @@ _ALLOWED: Final[Mapping[tuple[str, str], Any]] = {
 }
 
 
-class _TensorPickle(pickle.Unpickler):
-    """Unpickles descriptions of tensors; raises ModelError for any name outside _ALLOWED."""
+class _Bounded:
+    """What is left of a file, but for no more bytes than a table of tensors has."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._left = _MAX_PICKLE
+
+    def read(self, size: int) -> bytes:
+        return self._counted(self._file.read(max(0, min(size, self._left))))
+
+    def readline(self) -> bytes:
+        line = self._counted(self._file.readline(self._left))
+        if not line.endswith(b"\n"):
+            raise EOFError
+        return line
+
+    def _counted(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        return data
+
+
+class _TensorPickle(_PythonUnpickler):  # type: ignore[misc]
+    """Unpickles descriptions of tensors; raises ModelError for any name outside _ALLOWED.
+
+    The standard library's reader in Python: the one in C makes its memo as large as a file says, which can be all memory.
+    """
+
+    dispatch = {  # noqa: RUF012 - the base class's own name for it
+        code: step for code, step in _PythonUnpickler.dispatch.items() if bytes([code]) not in _NOT_IN_TABLES
+    }
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
-        super().__init__(file)
+        super().__init__(_Bounded(file))
         self._path = path
+
+    def load_setitem(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_dict()
+
+    dispatch |= {
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         found = _ALLOWED.get((module, name))
@@ -139,7 +210,7 @@ class _TensorPickle(pickle.Unpickler):
             foreign = module.split(".")[0] != "torch"
             what = "wants to run code" if foreign else "holds a kind of tensor that cannot be read here"
             raise ModelError(
-                f"{self._path} {what} ({module}.{name}), so it was not read.",
+                f"{self._path.name} {what} ({module}.{name}), so it was not read.",
                 hint="Take the model's safetensors files, or another source.",
             )
         return found
@@ -171,6 +242,8 @@ def open_torch(path: Path) -> TorchFile:
         raise _damaged(path, f"it is no PyTorch file of tensors ({type(error).__name__})") from error
     for name, tensor in opened.tensors.items():
         _check(opened, name, tensor)
+    if sum(tensor.nbytes for tensor in set(opened.tensors.values())) > _MOST_VIEWS * path.stat().st_size:
+        raise _damaged(path, "its tensors are far larger than the file")
     return opened
 
 
@@ -189,15 +262,22 @@ def read_torch(path: Path, floats: mx.Dtype | None = None) -> dict[str, mx.array
 def _open_zip(path: Path) -> TorchFile:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         pickles = [info for info in archive.infolist() if info.filename.split("/")[1:] == ["data.pkl"]]
-        if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE:
+        if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE or pickles[0].compress_type != zipfile.ZIP_STORED:
             raise zipfile.BadZipFile("no table of tensors")
         top = pickles[0].filename.split("/")[0]
-        if f"{top}/byteorder" in archive.namelist() and archive.read(f"{top}/byteorder").strip() == b"big":
+        if _order(archive, f"{top}/byteorder") == b"big":
             raise _damaged(path, "it was written on a big-endian machine, which is not supported")
         tensors = _TensorPickle(io.BytesIO(archive.read(pickles[0])), path).load()
         data = [info for info in archive.infolist() if info.filename.startswith(f"{top}/data/")]
         places = {info.filename.split("/", 2)[2]: _place(file, info) for info in data}
     return TorchFile(path, _state_dict(path, tensors), places)
+
+
+def _order(archive: zipfile.ZipFile, name: str) -> bytes:
+    if name not in archive.namelist() or archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        return b""
+    with archive.open(name) as file:
+        return file.read(len(b"little")).strip()
 
 
 def _place(file: IO[bytes], info: zipfile.ZipInfo) -> tuple[int, int]:
@@ -220,6 +300,7 @@ def _open_legacy(path: Path) -> TorchFile:
         sizes = {tensor.storage.key: tensor.storage.type.size for tensor in tensors.values()}
         places = {}
         for key in _TensorPickle(file, path).load():
+            _check_keys([key])
             count = struct.unpack("<q", file.read(8))[0]
             places[key] = (file.tell(), count * sizes.get(key, 1))
             file.seek(count * sizes.get(key, 1), io.SEEK_CUR)
@@ -239,8 +320,8 @@ def _state_dict(path: Path, found: Any) -> dict[str, StoredTensor]:
 def _check(opened: TorchFile, name: str, tensor: StoredTensor) -> None:
     """A view must stay inside its storage, and the storage inside the file."""
     numbers = (tensor.offset, *tensor.shape, *tensor.strides)
-    sound = all(type(n) is int and n >= 0 for n in numbers) and len(tensor.shape) == len(tensor.strides)
-    if not sound or not isinstance(tensor.storage, _Storage):
+    sound = all(type(n) is int and 0 <= n < 2**63 for n in numbers) and len(tensor.shape) == len(tensor.strides)
+    if not sound or len(tensor.shape) > _MOST_DIMENSIONS or not isinstance(tensor.storage, _Storage):
         raise _damaged(opened.path, f"tensor {name} is misdescribed")
     start, nbytes = opened.places.get(tensor.storage.key, (0, -1))
     if nbytes < 0 or start + nbytes > opened.path.stat().st_size:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from ocr_mlx.errors import CheckpointIncomplete
-from ocr_mlx.model.folder import data_file, read_json
+from ocr_mlx.model.folder import data_file, member, read_json
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
@@ -55,7 +55,7 @@ def _listing(folder: Path) -> tuple[dict[str, str], str | None]:
     """The index that counts, or else the one file that holds everything, or neither."""
     for index, single in ((INDEX, SINGLE), (_TORCH_INDEX, _TORCH_SINGLE)):
         if (folder / index).is_file():
-            return _weight_map(folder / index), None
+            return _weight_map(member(folder, index)), None
         if (folder / single).exists() or (folder / single).is_symlink():
             return {}, single
     return {}, None
@@ -75,8 +75,8 @@ def _unlisted(folder: Path) -> list[str]:
 def _weight_map(index: Path) -> dict[str, str]:
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table or not all(isinstance(file, str) for file in table.values()):
-        raise CheckpointIncomplete(f"{index} has no `weight_map`.", hint=_AGAIN)
+        raise CheckpointIncomplete(f"{index.name} has no `weight_map`.", hint=_AGAIN)
     wrong = [file for file in table.values() if not file.endswith((SAFETENSORS, _TORCH))]
     if wrong:
-        raise CheckpointIncomplete(f"{index} names {wrong[0]!r}, which is no weight file.", hint=_AGAIN)
+        raise CheckpointIncomplete(f"{index.name} names {wrong[0]!r}, which is no weight file.", hint=_AGAIN)
     return table

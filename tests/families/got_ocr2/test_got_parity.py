@@ -152,7 +152,7 @@ def test_rows_without_pictures_or_places_are_refused(case: str, model: LoadedMod
 
 
 @pytest.mark.parametrize("check", contract.CHECKS, ids=contract.name)
-@pytest.mark.parametrize("name", ["windows", "tiles"])
+@pytest.mark.parametrize("name", ["windows", pytest.param("tiles", marks=pytest.mark.slow)])
 def test_contract(check: object, name: str, tmp_path: Path) -> None:
     subject = contract.Subject(
         ref=made.write(name, tmp_path / "model"),

@@ -21,7 +21,7 @@ from ocr_mlx.model.families.lighton_ocr.processor import LightOnProcessor, read_
 from ocr_mlx.model.families.lighton_ocr.prompt import ChatStyle
 from ocr_mlx.model.layers.pixels import CLIP_MEAN, CLIP_STD
 from ocr_mlx.model.load import load_model
-from ocr_mlx.utils.image import to_rgb
+from ocr_mlx.utils.image import to_plain
 from tests.families import lighton_checkpoint as made
 from tests.families import lighton_made
 
@@ -51,7 +51,7 @@ def page(image: Image.Image, *following: Image.Image) -> Page:
 
 @pytest.mark.parametrize("name", lighton_made.SIZES)
 def test_pixels_are_upstreams(name: str) -> None:
-    found = page_pixels(to_rgb(lighton_made.picture(name)), settings())
+    found = page_pixels(to_plain(lighton_made.picture(name)).convert("RGB"), settings())
     assert found.dtype == np.float32
     assert found.shape == (*UPSTREAM[f"{name}.size"], 3)
     mean, std = np.array(CLIP_MEAN), np.array(CLIP_STD)

@@ -97,6 +97,7 @@ def check(model: LoadedModel, pages: list[Strips]) -> None:
     assert ties <= len(pages) // 30, "ties are rare"
 
 
+@pytest.mark.slow
 def test_pages_and_strips_read_the_same_in_a_crowd(model: LoadedModel) -> None:
     pages = [strips_of(model, written(number)) for number in range(3)]
     together = read(model, pages, None, apart=5)

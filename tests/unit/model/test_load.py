@@ -186,6 +186,19 @@ def test_packed_layers_that_contradict_the_graph_are_refused(packed: Path) -> No
         load_model(ModelRef(id="packed", path=packed))
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("mode", ["nvfp4", "unheard of"])
+def test_a_packing_that_mlx_has_not_is_refused(
+    packed: Path, monkeypatch: pytest.MonkeyPatch, mode: str, on_gpu: bool
+) -> None:
+    monkeypatch.setattr(load, "on_cpu", lambda: not on_gpu)
+    config = json.loads((packed / "config.json").read_text())
+    config["quantization"]["mode"] = mode
+    (packed / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointIncomplete, match=r"packed weight of layer \S+ cannot be unpacked"):
+        load_model(ModelRef(id="packed", path=packed))
+
+
 def test_another_tools_packing_is_refused_by_name(folder: Path) -> None:
     write_folder(folder, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128})
     with pytest.raises(ModelError, match="packed by gptq"):

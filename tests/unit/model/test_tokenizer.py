@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, models
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
 from ocr_mlx.errors import CheckpointIncomplete
-from ocr_mlx.model.tokenizer import eos_ids, read_tokenizer, token_id
+from ocr_mlx.model.tokenizer import eos_ids, read_tokenizer, spelled, token_id, unbroken
 
 
 @pytest.fixture
@@ -67,3 +67,18 @@ def test_end_tokens_come_from_the_first_file_that_names_them(
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))
     assert eos_ids(tmp_path, config, (9,)) == ids
+
+
+def test_rules_that_never_end_are_an_error_and_not_the_end_of_a_thread(folder: Path) -> None:
+    """The library gives up by what is no Exception; it says so on standard error too."""
+    tokenizer = read_tokenizer(folder, {})
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(x+x+)+y"), behavior="isolated")
+    with pytest.raises(CheckpointIncomplete, match="rules that cannot be followed"):
+        spelled(tokenizer, "x" * 100)
+
+
+def test_only_the_librarys_own_giving_up_becomes_an_error() -> None:
+    with pytest.raises(KeyboardInterrupt), unbroken():
+        raise KeyboardInterrupt
+    with pytest.raises(ZeroDivisionError), unbroken():
+        raise ZeroDivisionError

@@ -11,6 +11,7 @@ from ocr_mlx.errors import InvalidOption
 from ocr_mlx.model.base import Mode
 from ocr_mlx.model.families.deepseek_ocr.modes import IMAGE, PLACE, Reading
 from ocr_mlx.model.families.deepseek_ocr.tokens import BEGIN_ID
+from ocr_mlx.model.tokenizer import spelled
 
 _REF = "<|ref|>"
 
@@ -28,7 +29,7 @@ class Question:
 
         Each part is encoded by itself, as upstream does it, so that nothing is merged across the picture.
         """
-        before, after = (tokenizer.encode(part, add_special_tokens=False).ids for part in (self.before, self.after))
+        before, after = (spelled(tokenizer, part) for part in (self.before, self.after))
         return (BEGIN_ID, *before, *[image_token] * features, *after)
 
 

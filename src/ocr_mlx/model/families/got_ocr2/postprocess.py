@@ -21,7 +21,7 @@ _SIZED: Final = re.compile(r"\\(?:left|right)(?![a-zA-Z])[ \t]*(?:\.(?!\d))?")
 _HEADING: Final = re.compile(r"\\(title|author|section|subsection|subsubsection)\*?[ \t]*\{")
 _DEPTH: Final = {"title": "# ", "author": "", "section": "## ", "subsection": "### ", "subsubsection": "#### "}
 _ABSTRACT: Final = re.compile(r"\\begin\{abstract\}|\\end\{abstract\}")
-_BREAK: Final = re.compile(r"[ \t\n]*\\\\[ \t\n]*")
+_BREAK: Final = re.compile(r"(?:(?<![ \t\n])[ \t\n]+)?\\\\[ \t\n]*")
 _BRACE: Final = re.compile(r"\\.|[{}]", re.DOTALL)
 _GAP: Final = re.compile(r"\n{3,}")
 

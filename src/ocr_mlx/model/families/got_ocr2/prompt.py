@@ -16,6 +16,7 @@ from ocr_mlx.domain import Prompt
 from ocr_mlx.errors import InvalidOption
 from ocr_mlx.model.base import Mode
 from ocr_mlx.model.families.got_ocr2.tokenizer import END, IMAGE_END, IMAGE_PAD, IMAGE_START, START
+from ocr_mlx.model.tokenizer import spelled
 
 SYSTEM: Final = "You should follow the instructions carefully and explain your answers in detail."
 COLORS: Final = ("red", "green", "blue")
@@ -78,8 +79,7 @@ def conversation(
         raise InvalidOption("The prompt is empty.", hint="Leave it out, or ask for something.")
 
     def words(part: str) -> list[int]:
-        ids: list[int] = tokenizer.encode(part, add_special_tokens=False).ids
-        return ids
+        return spelled(tokenizer, part)
 
     start, end = special[START], special[END]
     pictures = [special[IMAGE_START], *[special[IMAGE_PAD]] * places, special[IMAGE_END]]

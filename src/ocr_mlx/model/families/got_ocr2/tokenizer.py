@@ -74,7 +74,7 @@ def read_ranks(folder: Path, count: int) -> Ranks:
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error) as error:
             raise CheckpointIncomplete(f"{RANKS}: line {number} is no token with its rank.", hint=_AGAIN) from error
-    if sorted(ranks.values()) != list(range(count)):
+    if len(ranks) != count or sorted(ranks.values()) != list(range(count)):
         raise CheckpointIncomplete(f"{RANKS} does not hold the {count} tokens of this model.", hint=_AGAIN)
     if lost := [byte for byte in range(256) if bytes([byte]) not in ranks]:
         raise CheckpointIncomplete(f"{RANKS} lacks the byte {lost[0]}.", hint=_AGAIN)

@@ -24,12 +24,16 @@ _PROTECTED: Final = re.compile(
     | (?:https?://|mailto:|www\.)[^\s<>]+
     | ^[ ]{0,3}\[[^\]\n]+\]:[^\n]*$                                             # definitions of links
     | \]\((?:[^()\n]|\([^()\n]*\))*\)                                           # where links and pictures lead
-    | (?<!\\)\$\$.*?(?<!\\)\$\$ | \\\[.*?\\\] | \\\(.*?\\\)                     # formulas that are whole
+    | (?<!\\)\$\$.*?(?<!\\)\$\$                                                # formulas that are whole
+    | \\[\[(]                                                                  # the same, where `_CLOSING` follows
     """,
     re.MULTILINE | re.DOTALL | re.IGNORECASE | re.VERBOSE,
 )
+_CLOSING: Final = {"\\[": "\\]", "\\(": "\\)"}
+"""Looked for by hand: a pattern would run to the text's end from each opening one that is never closed."""
 _FORMULA: Final = re.compile(r"(?<![\\$])\$(?!\$)((?:\\.|[^$\\\n])*)(?<!\\)\$(?!\$)")
 _NUMBER_FIRST: Final = re.compile(r"[+\-−]?\s*[.,]?\d")
+_NUMBER_NEXT: Final = re.compile(r"[ \t]*+[+\-−]?\s*[.,]?\d")
 _CURRENCY_CODE: Final = re.compile(r"(?<!\w)[A-Z]{1,3}$")
 _ENVIRONMENT: Final = re.compile(r"\s*\\begin\{([A-Za-z*]+)\}.*\\end\{\1\}\s*", re.DOTALL)
 _BLANK_LINE: Final = re.compile(r"\n[ \t]*\n")
@@ -52,13 +56,29 @@ def fix_escaped_dollars(text: str) -> str:
 
 def _protected(text: str) -> Iterator[Span]:
     """Stretches to leave alone, in order and apart: code, markup, addresses, formulas in good order."""
-    found = [match.span() for match in _PROTECTED.finditer(text)]
+    found = list(_whole(text))
     found += [match.span() for match in _FORMULA.finditer(text) if is_formula(match[1])]
     end = 0
     for start, stop in sorted(found):
         if stop > end:
             yield max(start, end), stop
             end = stop
+
+
+def _whole(text: str) -> Iterator[Span]:
+    at, unclosed = 0, set()
+    while (match := _PROTECTED.search(text, at)) is not None:
+        start, stop = match.span()
+        closing = _CLOSING.get(match[0])
+        if closing is not None:
+            found = -1 if closing in unclosed else text.find(closing, stop)
+            if found < 0:
+                unclosed.add(closing)
+                at = start + 1
+                continue
+            stop = found + len(closing)
+        yield start, stop
+        at = stop
 
 
 def _repaired(text: str) -> str:
@@ -88,7 +108,7 @@ def _doubtful(text: str, left: re.Match[str], right: re.Match[str]) -> bool:
         or _BLANK_LINE.search(body) is not None
         or (opened and _CURRENCY_CODE.search(text, max(0, left.start() - 4), left.start()) is not None)
         or (opened and not closed and number)
-        or (number and _NUMBER_FIRST.match(text[right.end() :].lstrip(" \t")) is not None)
+        or (number and _NUMBER_NEXT.match(text, right.end()) is not None)
         or not is_formula(body)
     )
 

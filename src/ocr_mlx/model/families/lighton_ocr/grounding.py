@@ -18,7 +18,7 @@ _FOUR: Final = r"\s*,\s*".join([_NUMBER] * 4)
 _MARK: Final = re.compile(rf"!\[([A-Za-z_][\w-]*)(\+?)\]\(\s*{_FOUR}\s*\)[ \t]*")
 _PLACE: Final = r"(-?\d{1,4}(?:\.\d{1,9})?)"
 _PLACES: Final = r"[ \t]*,[ \t]*".join([_PLACE] * 4)
-_PICTURE: Final = re.compile(rf"(!\[([^\[\]\n]*)\]\(([^()\s]+)\))[ \t]*\n?[ \t]*{_PLACES}(?=[ \t]*$)", re.MULTILINE)
+_PICTURE: Final = re.compile(rf"(!\[([^\[\]\n]*)\]\(([^()\s]+)\))(?:[ \t]*\n)?[ \t]*{_PLACES}(?=[ \t]*$)", re.MULTILINE)
 """Nothing may follow on the line: numbers that a sentence begins with are words."""
 _SCALE: Final = 1000.0
 

@@ -18,6 +18,8 @@ from ocr_mlx.errors import UnsupportedArchitecture
 from ocr_mlx.model.families.lighton_ocr.config import LightOnConfig
 from ocr_mlx.model.layers.pixels import CLIP_MEAN, CLIP_STD, Means, normalized, rgb
 
+_MOST_UNIT = 1024
+"""Pixels: a picture's sides are rounded up to whole cells. Published models have 28."""
 _HINT = "Take the processor_config.json of the original checkpoint."
 
 
@@ -47,6 +49,10 @@ class PictureSettings:
         longest = size.get("longest_edge") if isinstance(size, Mapping) else size
         merge = _positive("spatial_merge_size", joint.get("spatial_merge_size"), config.spatial_merge_size)
         patch = _positive("patch_size", joint.get("patch_size"), config.vision.patch_size)
+        if max(patch * merge, config.cell) > _MOST_UNIT:
+            raise UnsupportedArchitecture(
+                f"The processor cuts pictures into cells of {patch * merge} pixels.", hint=_HINT
+            )
         return PictureSettings(
             longest=_positive("size.longest_edge", longest, config.vision.image_size),
             unit=patch * merge,

@@ -20,6 +20,7 @@ from typing import Any, Final
 from tokenizers import Tokenizer
 
 from ocr_mlx.model.folder import member, read_json
+from ocr_mlx.model.tokenizer import spelled
 
 START: Final = "<|im_start|>"
 END: Final = "<|im_end|>"
@@ -75,8 +76,7 @@ class ChatPrompt:
         )
 
     def _words(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return spelled(self._tokenizer, text)
 
 
 def _template(folder: Path) -> str | None:

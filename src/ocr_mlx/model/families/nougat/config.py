@@ -15,6 +15,8 @@ from ocr_mlx.errors import UnsupportedArchitecture
 ACTIVATIONS = frozenset(
     {"gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh"}
 )
+_MOST_WINDOW = 24
+"""The table of a window's pairs grows with the fourth power of its side; published models have 7 and 10."""
 _HINT = "Only Nougat checkpoints (a DonutSwin encoder with an MBart decoder) are read here."
 
 
@@ -125,6 +127,11 @@ def _read_encoder(values: Mapping[str, Any]) -> EncoderConfig:
 
 
 def _check_encoder(config: EncoderConfig) -> None:
+    if config.window_size > _MOST_WINDOW:
+        raise UnsupportedArchitecture(
+            f"config.json: encoder.window_size is {config.window_size}; {_MOST_WINDOW} at most are read here.",
+            hint=_HINT,
+        )
     if len(config.depths) != len(config.num_heads):
         raise UnsupportedArchitecture("config.json: encoder.depths and encoder.num_heads differ in length.", hint=_HINT)
     for stage, heads in enumerate(config.num_heads):

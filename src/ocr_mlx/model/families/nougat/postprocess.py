@@ -27,8 +27,9 @@ _ITALIC_MATH: Final[tuple[_Rule, ...]] = (
 )
 _FOOTNOTES: Final[tuple[_Rule, ...]] = (
     (re.compile(r"(\nFootnote .*?:) (?:footnotetext|thanks):\W*(.*(?:\n\n|$))"), r"\1 \2"),
-    (re.compile(r"\[FOOTNOTE:.+?\](.*?)\[ENDFOOTNOTE\]"), ""),
 )
+_END_OF_NOTE: Final = "[ENDFOOTNOTE]"
+_NOTE: Final = re.compile(r"\[FOOTNOTE:.[^\]]*+\](?:(?!\[ENDFOOTNOTE\]).)*+\[ENDFOOTNOTE\]")
 _LEFTOVERS: Final[tuple[_Rule, ...]] = (
     (re.compile(r"(\*\*S\. A\. B\.\*\*\n+){2,}"), ""),
     (re.compile(r"^#+( [\[\d\w])?$", re.MULTILINE), ""),
@@ -61,7 +62,7 @@ def clean_page(text: str, *, markdown: bool = True) -> str:
     text = truncate_repetitions(_without_last_title(text))
     text = remove_runaway_references(text)
     text = _apply((*_REFERENCES, *_ITALIC_MATH, *_FOOTNOTES), text)
-    text = _with_ends(split_list_lines(text))
+    text = _with_ends(split_list_lines(_without_notes(text)))
     text = correct_tables(text).replace("\\begin{array}[]{", "\\begin{array}{")
     text = _apply(_LEFTOVERS, _TABULAR.sub(_unless_empty, text))
     return adapt_markdown(text) if markdown else text
@@ -98,6 +99,12 @@ def _apply(rules: Iterable[_Rule], text: str) -> str:
     for pattern, replacement in rules:
         text = pattern.sub(replacement, text)
     return text
+
+
+def _without_notes(text: str) -> str:
+    """Line by line, and in each no further than to the last end of a note: beginnings without an end cost nothing then."""
+    parted = (line.rpartition(_END_OF_NOTE) for line in text.split("\n"))
+    return "\n".join(_NOTE.sub("", before + end) + rest for before, end, rest in parted)
 
 
 def _without_last_title(text: str) -> str:

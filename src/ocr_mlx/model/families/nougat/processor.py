@@ -19,11 +19,12 @@ from ocr_mlx.model.families.nougat.picture import PictureSettings, page_pixels
 from ocr_mlx.model.families.nougat.postprocess import clean_page
 from ocr_mlx.model.families.nougat.stopping import ScoreVarianceTest
 from ocr_mlx.model.families.nougat.strips import StripSettings, split_page, strip_planes, tidy
-from ocr_mlx.model.folder import read_json
+from ocr_mlx.model.folder import member, read_json
 from ocr_mlx.model.tokenizer import eos_ids, read_tokenizer, token_id
 
 _PAGES = ("NougatImageProcessor", "NougatImageProcessorFast", "NougatImageProcessorPil")
 _STRIPS = "LineStripImageProcessor"
+_MOST_SIZE = 10_000
 _START, _PAD, _END, _UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
 Pixels = NDArray[np.float32]
 _AGAIN = "Download or convert the model again."
@@ -82,8 +83,8 @@ class StripProcessor(_Processor):
     def __init__(self, folder: Path, config: NougatConfig, raw: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         super().__init__(folder, config, raw)
         own, known = settings.get("strip_settings", {}), {field.name for field in fields(StripSettings)}
-        self._settings = StripSettings(**{name: value for name, value in own.items() if name in known})
-        self.dpi = float(settings.get("dpi", self.dpi))
+        self._settings = StripSettings(**{name: _size(name, value) for name, value in own.items() if name in known})
+        self.dpi = float(_size("dpi", settings.get("dpi", self.dpi)))
         if (self._settings.height, self._settings.width) != config.encoder.image_size:
             raise CheckpointIncomplete(
                 f"preprocessor_config.json cuts strips of {self._settings.height} x {self._settings.width},"
@@ -112,6 +113,12 @@ class StripProcessor(_Processor):
         return
 
 
+def _size(name: str, value: Any) -> Any:
+    if not isinstance(value, int | float) or not 0 <= value <= _MOST_SIZE:
+        raise CheckpointIncomplete(f"preprocessor_config.json: {name} is {value!r}, not a size.", hint=_AGAIN)
+    return value
+
+
 def read_processor(folder: Path, config: Mapping[str, Any]) -> PageProcessor | StripProcessor:
     """The processor that a checkpoint's files describe.
 
@@ -129,10 +136,10 @@ def read_processor(folder: Path, config: Mapping[str, Any]) -> PageProcessor | S
 
 
 def _read_settings(folder: Path) -> Mapping[str, Any]:
-    own = folder / "preprocessor_config.json"
+    own = member(folder, "preprocessor_config.json")
     if own.is_file():
         return read_json(own)
-    joint = folder / "processor_config.json"
+    joint = member(folder, "processor_config.json")
     nested = read_json(joint).get("image_processor") if joint.is_file() else None
     if isinstance(nested, Mapping):
         return nested

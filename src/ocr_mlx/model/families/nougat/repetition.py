@@ -87,10 +87,9 @@ def _without_numbers(line: str) -> str:
 def _alike_runs(bare: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Ranges (first, stop) of more than fifteen lines that resemble their successors, gaps of up to two allowed."""
     marked: set[int] = set()
+    nexts = _next_lines(bare)
     for index in range(len(bare) - 1):
-        after = index + 1
-        while not bare[after] and after < len(bare) - 1:
-            after += 1
+        after = nexts[index]
         if _resemble(bare[index], bare[after]):
             marked.update(range(index, after))
     found = sorted(marked)
@@ -98,6 +97,15 @@ def _alike_runs(bare: Sequence[str]) -> Iterator[tuple[int, int]]:
     for begin, end in pairwise(breaks):
         if found and found[end - 1] + 2 - found[begin] > _LEAST_LINES:
             yield found[begin], found[end - 1] + 2
+
+
+def _next_lines(bare: Sequence[str]) -> list[int]:
+    """For each line the index of the next that is not empty; of the last one, where there is none."""
+    nexts, after = [0] * len(bare), len(bare) - 1
+    for index in range(len(bare) - 2, -1, -1):
+        after = index + 1 if bare[index + 1] else after
+        nexts[index] = after
+    return nexts
 
 
 def _resemble(a: str, b: str) -> bool:

@@ -13,6 +13,9 @@ from typing import Final
 from ocr_mlx.model.families.qwen2_vl.markup_tree import CELLS, GROUPS, HEADINGS, LISTS, SECTIONS, Node, parse
 
 _MOST_SPAN: Final = 64
+_MOST_PLACES: Final = 20_000
+"""Of one table's cells together; beyond these each cell has one place."""
+_MOST_DIGITS: Final = 9
 _EMPHASIS: Final = {"b": "**", "strong": "**", "i": "*", "em": "*", "s": "~~", "del": "~~", "strike": "~~", "code": "`"}
 _SPACES: Final = re.compile(r"[ \t]+")
 _INDENT: Final = re.compile(r" ?\n ?")
@@ -216,6 +219,8 @@ def _grid(rows: Sequence[Sequence[_Cell]]) -> list[list[str]]:
         for text, high, wide in row:
             while (number, column) in texts:
                 column += 1
+            if len(texts) > _MOST_PLACES:
+                high = wide = 1
             places = [
                 (r, c) for r in range(number, min(number + high, len(rows))) for c in range(column, column + wide)
             ]
@@ -232,7 +237,10 @@ def _solid(children: Sequence[Node | str]) -> list[Node | str]:
 
 def _number(node: Node, name: str, default: int) -> int:
     found = node.attributes.get(name, "")
-    return min(max(int(found), 1), _MOST_SPAN if name != "start" else 10**6) if found.isdecimal() else default
+    if not found.isdecimal():
+        return default
+    most = 10**6 if name == "start" else _MOST_SPAN
+    return min(max(int(found), 1), most) if len(found) < _MOST_DIGITS else most
 
 
 def _around(text: str, before: str, after: str) -> str:

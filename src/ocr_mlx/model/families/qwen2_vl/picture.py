@@ -23,6 +23,9 @@ PAGE_PIXELS: Final = 2560 * 28 * 28
 
 The tower's work grows with the square of the pixels: a page of 300 dpi takes about 19 times as long to look at.
 """
+_MOST_ENLARGED: Final = 1 << 24
+"""Pixels that a small picture may be enlarged to."""
+_MOST_FACTOR: Final = 1024
 _LONGEST: Final = 200
 """Longer pictures, in short sides, are refused by upstream."""
 _AGAIN: Final = "Take preprocessor_config.json from the original checkpoint."
@@ -49,7 +52,8 @@ class PictureSettings:
         size = values.get("size") or {}
         least = values.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels") or 56 * 56
         most = values.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels") or 28 * 28 * 1280
-        if not (isinstance(least, int) and isinstance(most, int) and 0 < least <= most):
+        possible = isinstance(least, int) and isinstance(most, int) and 0 < least <= min(most, _MOST_ENLARGED)
+        if not possible or vision.factor > _MOST_FACTOR:
             raise CheckpointIncomplete(
                 f"preprocessor_config.json: pictures of {least!r} to {most!r} pixels are not possible.", hint=_AGAIN
             )

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from ocr_mlx.errors import CheckpointIncomplete
 from ocr_mlx.model.families.qwen2_vl.config import Qwen2VLConfig
-from ocr_mlx.model.tokenizer import eos_ids, read_tokenizer
+from ocr_mlx.model.tokenizer import eos_ids, read_tokenizer, spelled
 
 START, END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 PICTURE, PICTURE_START, PICTURE_END = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
@@ -42,7 +42,7 @@ class Chat:
         )
 
     def _words(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return spelled(self.tokenizer, text)
 
 
 def read_chat(folder: Path, config: Qwen2VLConfig) -> Chat:
