@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from ocr_mlx.domain import ModelProgress, OcrRequest, OnEvent
 from ocr_mlx.engine.remote import RemoteOptions
-from ocr_mlx.errors import SourceForbidden
 from ocr_mlx.pages.fetch import FetchLimits
 from ocr_mlx.pages.load import PageLimits
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from ocr_mlx.engine.worker import Worker
     from ocr_mlx.model.base import Family, LoadedModel
     from ocr_mlx.observer import Observer
-    from ocr_mlx.pages.pdf import PdfRenderer
+    from ocr_mlx.pages.pool import PageProcesses
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +49,8 @@ class EngineOptions:
     page_cache_bytes: int = 0
     page_cache_dir: Path | None = None
     page_cache_ttl: float = 86_400.0
+    render_processes: int = 2
+    """Most processes that decode images and render PDFs."""
     trusted: frozenset[str] = frozenset()
     """Model folders that may be read wherever they are, since the operator named them."""
     remote: RemoteOptions = field(default_factory=RemoteOptions)
@@ -61,19 +62,30 @@ class EngineOptions:
 
 def build_service(options: EngineOptions, observer: Observer | None = None) -> OcrService:
     """A running engine; close it when done. Imports mlx, so it takes a moment. `observer` is told what happens."""
+    from ocr_mlx.pages.pool import PageProcesses
+
+    processes = PageProcesses(options.limits, processes=options.render_processes)
+    processes.warm()  # beside the imports
+    try:
+        return _assemble(options, observer, processes)
+    except BaseException:
+        processes.close()
+        raise
+
+
+def _assemble(options: EngineOptions, observer: Observer | None, processes: PageProcesses) -> OcrService:
     from ocr_mlx.engine.board import ModelBoard
     from ocr_mlx.engine.cache import ModelCache
     from ocr_mlx.engine.clock import SchedulerClock
     from ocr_mlx.engine.device import models_memory
+    from ocr_mlx.engine.reading import PREPARING
     from ocr_mlx.engine.remote_reading import RemoteEngines
     from ocr_mlx.engine.service import OcrService
     from ocr_mlx.engine.worker import Worker
     from ocr_mlx.observer import Observer
-    from ocr_mlx.pages.pdf import PdfRenderer
 
     observer = observer or Observer()
     worker = Worker(max_rows=options.max_rows, deterministic=options.deterministic, observer=observer)
-    renderer = PdfRenderer(options.limits)
 
     def make_room(name: str, size: int) -> None:
         cache.make_room(name, size)
@@ -93,16 +105,17 @@ def build_service(options: EngineOptions, observer: Observer | None = None) -> O
     return OcrService(
         cache,
         worker,
-        _opener(options, renderer),
+        _opener(options, processes),
         default_model=options.default_model,
         queue_limit=options.queue_limit,
         timeout=options.timeout,
-        on_close=renderer.close,
+        on_close=processes.close,
         board=board,
         remote=RemoteEngines(options.remote),
         known=_page_cache(options, clock),
         observer=observer,
         drafts=options.drafts and not options.deterministic,
+        preparing=PREPARING * options.render_processes,
     )
 
 
@@ -142,12 +155,13 @@ def _loader(
 ) -> Callable[[str, OnEvent], LoadedModel]:
     """`limit` in bytes of memory for models; `make_room` is told how many a model will take, before it is read."""
     from ocr_mlx.engine.budget import check_size
+    from ocr_mlx.engine.fence import check_folder
     from ocr_mlx.inference.failure import as_error
     from ocr_mlx.model.hub import find
     from ocr_mlx.model.load import expected_bytes, load_model
 
     def load(name: str, on_event: OnEvent) -> LoadedModel:
-        _check_fence(name, options)
+        check_folder(name, options.fetch.file_roots, {options.default_model, *options.trusted})
         check_size(_published_bytes(name, options.dtype), limit)
 
         def progress(done: int, total: int) -> None:
@@ -191,21 +205,7 @@ def _is_trusted(name: str, options: EngineOptions) -> bool:
     return name == options.default_model or name in options.trusted
 
 
-def _check_fence(name: str, options: EngineOptions) -> None:
-    """Raise SourceForbidden for a model folder outside the allowed ones; the configured default is trusted."""
-    from ocr_mlx.model.registry import is_folder_name
-
-    roots = options.fetch.file_roots
-    if roots is None or _is_trusted(name, options) or not is_folder_name(name):
-        return
-    folder = Path(name).expanduser().resolve()
-    if not any(folder.is_relative_to(root.resolve()) for root in roots):
-        raise SourceForbidden(
-            "That model folder may not be read.", hint="OCR_MLX_FILE_ROOTS lists the allowed folders."
-        )
-
-
-def _opener(options: EngineOptions, renderer: PdfRenderer) -> Callable[[OcrRequest], OpenDocument]:
+def _opener(options: EngineOptions, processes: PageProcesses) -> Callable[[OcrRequest], OpenDocument]:
     from ocr_mlx.pages.fetch import fetch
     from ocr_mlx.pages.load import open_document
 
@@ -213,7 +213,7 @@ def _opener(options: EngineOptions, renderer: PdfRenderer) -> Callable[[OcrReque
         return open_document(
             fetch(request.source, options.fetch),
             limits=options.limits,
-            renderer=renderer,
+            renderer=processes,
             page_range=request.page_range,
             password=request.password,
         )

@@ -37,7 +37,7 @@ from ocr_mlx.model.base import LoadedModel, PreparedPage, find_mode
 from ocr_mlx.observer import Observer
 
 PREPARING: Final = 2
-"""Pages of one document that are prepared at once, and threads for all of them."""
+"""Pages of one document that are prepared at once."""
 PATIENCE: Final = 0.2
 """Seconds that a run which is to end waits for its rows: long enough for one step, and no vision pass."""
 _LOOK: Final = 0.05

@@ -33,6 +33,26 @@ class RemoteOptions:
     timeout: float = 300.0
     hosts: frozenset[str] | None = frozenset()
 
+    def find(self, name: str) -> RemoteModel:
+        """The model of this name. Raises InvalidOption, and SourceForbidden for an engine that is not allowed."""
+        remote = parse(name)
+        if remote.names.isdisjoint(self._own):
+            check_allowed(remote, self.hosts)
+        return remote
+
+    def trusts(self, host: str, port: int) -> bool:
+        """Whether the operator, or the user himself, named this engine, so that it may be on a private network too."""
+        if self.hosts is None:
+            return True
+        plain = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        names = {f"{plain}:{port}"} | ({plain} if port in _PORTS.values() else set())
+        return not names.isdisjoint(self.hosts | self._own)
+
+    @property
+    def _own(self) -> frozenset[str]:
+        """The names of the configured engine."""
+        return _parse(self.endpoint)[2] if self.endpoint else frozenset()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteModel:
@@ -81,6 +101,14 @@ def parse(name: str) -> RemoteModel:
             "The remote engine's address names no model.", hint=f"Write {PREFIX}http://host:8000/v1#model-name."
         )
     return RemoteModel(base=base, query=query, names=names, model=model.strip())
+
+
+def engine_names(name: str) -> frozenset[str]:
+    """The names of the engine that a model's name speaks of; none for other models, and where the name is malformed."""
+    try:
+        return parse(name).names if is_reference(name) else frozenset()
+    except InvalidOption:
+        return frozenset()
 
 
 def check_allowed(remote: RemoteModel, allowed: Collection[str] | None) -> None:

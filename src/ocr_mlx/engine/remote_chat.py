@@ -216,7 +216,7 @@ def parsed(data: bytes) -> Mapping[str, Any]:
     """The JSON object that is written there. Raises RemoteFailed."""
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise not_understood() from error
     if not isinstance(value, Mapping):
         raise not_understood()

@@ -24,6 +24,7 @@ import httpx
 
 from ocr_mlx.engine.remote import RemoteModel, RemoteOptions
 from ocr_mlx.engine.remote_chat import FORMS, Answer, Events, not_understood, parsed, quoted
+from ocr_mlx.engine.remote_connect import EngineTransport
 from ocr_mlx.errors import OcrMlxError, RemoteFailed, ShuttingDown, TimedOut
 from ocr_mlx.inference.failure import as_error
 
@@ -38,6 +39,8 @@ _LONGEST_ASKED = 60.0
 """The longest wait that an engine may ask for with Retry-After."""
 _MOST_ERROR = 1 << 16
 _MOST_WHOLE = 1 << 24
+_MOST_STREAM = 1 << 26
+"""Bytes of an answer: of an error, of one at once, and of a stream with all that engines put around the text."""
 _HINTS: Mapping[int, str] = {
     401: "Give its key: OCR_MLX_REMOTE_KEY for the endpoint of the settings, or the request's own.",
     403: "Its key may not use this model; the engine's operator knows.",
@@ -86,8 +89,7 @@ class RemoteClient:
         """`first_wait` in seconds is the back-off after a first failure; it doubles from there."""
         self._options = options
         self._first_wait = first_wait
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=options.at_once)
-        self._transport = transport or httpx.AsyncHTTPTransport(trust_env=False, limits=limits)
+        self._transport = transport or EngineTransport(options)
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._forms: dict[str, int] = {}
         """The form that each engine is known to take."""
@@ -222,6 +224,7 @@ class RemoteClient:
 def _request(question: Question, fields: Mapping[str, Any]) -> httpx.Request:
     headers = {
         "Accept": "text/event-stream, application/json",
+        "Accept-Encoding": "identity",
         "Content-Type": "application/json",
         "User-Agent": "ocr_mlx",
     }
@@ -238,9 +241,12 @@ def _request(question: Question, fields: Mapping[str, Any]) -> httpx.Request:
 
 async def _follow(response: httpx.Response, answer: Answer, on_text: Callable[[str], None]) -> None:
     """Take a stream's events until it has said all, or repeats itself."""
-    events = Events()
+    events, size = Events(), 0
     async with aclosing(_pieces(response)) as pieces:
         async for piece in pieces:
+            size += len(piece)
+            if size > _MOST_STREAM:
+                raise RemoteFailed("The remote engine's answer does not end.", hint="Ask for fewer tokens.")
             for event in events.feed(piece):
                 if text := answer.take(event):
                     on_text(text)
@@ -251,18 +257,18 @@ async def _follow(response: httpx.Response, answer: Answer, on_text: Callable[[s
 
 
 def _pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    return cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
+    """The bytes as they come: a compressed answer, which nobody asked for, could become one of any size."""
+    return cast("AsyncGenerator[bytes, None]", response.aiter_raw())
 
 
 async def _all(response: httpx.Response, most: int) -> bytes:
-    pieces, size = [], 0
+    found = bytearray()
     async with aclosing(_pieces(response)) as stream:
         async for piece in stream:
-            pieces.append(piece)
-            size += len(piece)
-            if size > most:
+            found += piece
+            if len(found) > most:
                 raise not_understood()
-    return b"".join(pieces)
+    return bytes(found)
 
 
 async def _refuse(response: httpx.Response) -> None:

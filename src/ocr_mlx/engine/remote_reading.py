@@ -29,7 +29,7 @@ from ocr_mlx.domain import (
 )
 from ocr_mlx.engine import remote_chat
 from ocr_mlx.engine.document import OpenDocument
-from ocr_mlx.engine.remote import RemoteModel, RemoteOptions, check_allowed, parse, reference
+from ocr_mlx.engine.remote import RemoteModel, RemoteOptions, parse, reference
 from ocr_mlx.engine.remote_form import form_of
 from ocr_mlx.engine.stop import Stop
 from ocr_mlx.errors import OcrMlxError
@@ -64,10 +64,7 @@ class RemoteEngines:
 
     def find(self, name: str) -> RemoteModel:
         """The model of this name. Raises InvalidOption, and SourceForbidden for an engine that is not allowed."""
-        remote = parse(name)
-        if self._own is None or remote.names != self._own.names:
-            check_allowed(remote, self._options.hosts)
-        return remote
+        return self._options.find(name)
 
     def key(self, remote: RemoteModel, credential: str) -> str:
         """The caller's own key; else the configured one, which goes to the configured endpoint alone."""

@@ -1,7 +1,7 @@
 """The single use case: a document goes in, events and one result per page come out. CLI, routes and jobs all call `run`.
 
 `run` belongs to the caller's thread and is a small message loop. Bytes are fetched and the document is opened before a model
-is asked for, so bad input costs nothing; pages are rendered and prepared by two helper threads, a few ahead of the batch;
+is asked for, so bad input costs nothing; pages are rendered and prepared by a few helper threads, ahead of the batch;
 the worker decodes. Memory stays bounded by the pages in flight, however long the document is. A run that is to end does so
 at once: what others still do for it is dropped when they come to it, and only then its model's lease ends.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from ocr_mlx.domain import DocumentDone, OcrRequest, OcrResult, OnEvent, Page, PageResult, RemoteUrl
+from ocr_mlx.domain import DocumentDone, OcrRequest, OcrResult, OnEvent, Page, PageResult
 from ocr_mlx.engine.apart import apart
 from ocr_mlx.engine.board import ModelBoard
 from ocr_mlx.engine.cache import ModelCache
@@ -41,6 +41,8 @@ _LAST_SECONDS = 2.0
 """What the step in progress gets once everything is to end."""
 
 _MOST_MET = 64
+_LATEST = 0.2
+"""How much the document that ended last counts in how long one usually takes."""
 
 
 class OcrService:
@@ -61,11 +63,12 @@ class OcrService:
         known: PageCache | None = None,
         drafts: bool = False,
         observer: Observer | None = None,
+        preparing: int = PREPARING,
     ) -> None:
         """`default_model` is read with when a request names none; `on_close` lets go of what `open_document` uses.
 
         `timeout` is for requests that name none; `known` are the pages that were read before; `drafts` lets a page's own
-        words, or what was once read on it, make decoding faster.
+        words, or what was once read on it, make decoding faster; `preparing` pages are made ready at once.
         """
         self.cache = cache
         self._remote = remote or RemoteEngines(RemoteOptions())
@@ -78,7 +81,7 @@ class OcrService:
         self._on_close = on_close
         self._known = known or PageCache()
         self._observer = observer or Observer()
-        self._threads = ThreadPoolExecutor(PREPARING, thread_name_prefix="ocr-pages")
+        self._threads = ThreadPoolExecutor(preparing, thread_name_prefix="ocr-pages")
         self._means = Means(
             worker=worker, threads=self._threads, known=self._known, observer=self._observer, drafts=drafts
         )
@@ -88,6 +91,8 @@ class OcrService:
         self._active: set[Stop] = set()
         self._leaving = 0
         """Documents that ended before others had let go of them. They keep their place in the queue until then."""
+        self._usual: float | None = None
+        """Seconds that a document has lately taken."""
         self._closing = False
 
     def run(
@@ -146,7 +151,11 @@ class OcrService:
                 raise ShuttingDown("The server is shutting down.", hint="Start it again and repeat the request.")
             taken = len(self._active) + self._leaving
             if taken >= self._queue_limit:
-                raise QueueFull(f"{taken} documents are being read already.", hint="Try again in a moment.")
+                raise QueueFull(
+                    f"{taken} documents are being read already.",
+                    hint="Try again in a moment.",
+                    seconds=self._usual and self._usual / taken,
+                )
             self._active.add(stop)
         try:
             yield
@@ -173,7 +182,15 @@ class OcrService:
             error = problem.code
             raise
         finally:
-            self._observer.document_done(error, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._took(seconds)
+            self._observer.document_done(error, seconds)
+
+    def _took(self, seconds: float) -> None:
+        """Note how long a document kept its place: where many end, the next one does after its share of that."""
+        with self._idle:
+            before = seconds if self._usual is None else self._usual
+            self._usual = before + _LATEST * (seconds - before)
 
     def _run(self, request: OcrRequest, on_event: OnEvent, stop: Stop) -> OcrResult:
         started = time.monotonic()
@@ -216,8 +233,7 @@ class OcrService:
             held.stack.callback(document.close)
             return document
 
-        slow = isinstance(request.source, RemoteUrl)
-        return apart(open_it, on_event, stop, held) if slow else open_it(on_event)
+        return apart(open_it, on_event, stop, held)
 
     def _leased(self, name: str, request: OcrRequest, on_event: OnEvent, stop: Stop, held: Held) -> LoadedModel:
         def lease(tell: OnEvent) -> LoadedModel:

@@ -12,10 +12,11 @@ from ocr_mlx.errors import FetchFailed, SourceForbidden
 Address = IPv4Address | IPv6Address
 Resolver = Callable[[str, int], list[str]]
 
+_SHOWN = 100
 _NAT64 = IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
 _COMPATIBLE = IPv6Network("::/96")
-_NEVER = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"))
+_NEVER = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"), IPv6Network("3fff::/20"))
 """Public to some Python versions, yet reserved, or answered by a cloud's own host."""
 
 
@@ -63,7 +64,9 @@ def resolve_within(seconds: float, resolver: Resolver, host: str, port: int) -> 
     thread.start()
     thread.join(seconds)
     if not answer:
-        raise FetchFailed(f"The host {host} was not found.", hint="Check the address and the network connection.")
+        raise FetchFailed(
+            f"The host {host[:_SHOWN]} was not found.", hint="Check the address and the network connection."
+        )
     return answer
 
 
@@ -71,6 +74,6 @@ def check_public(host: str, addresses: list[str]) -> None:
     """SourceForbidden when any address of `host` is not public: one bad address makes the name untrustworthy."""
     if not all(is_public(address) for address in addresses):
         raise SourceForbidden(
-            f"The host {host} is on a private network or on this machine.",
+            f"The host {host[:_SHOWN]} is on a private network or on this machine.",
             hint="Send the document itself, or set OCR_MLX_FETCH_PRIVATE=1 to allow such addresses.",
         )

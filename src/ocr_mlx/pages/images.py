@@ -1,4 +1,4 @@
-"""Image files as documents, read by Pillow. Only the format that the bytes announce is ever tried."""
+"""Image files, read by Pillow. Only the format that the bytes announce is ever tried. Runs in a page process only."""
 
 from __future__ import annotations
 
@@ -10,41 +10,38 @@ from typing import Final, TypeVar
 
 from PIL import Image, features
 
-from ocr_mlx.domain import Page
 from ocr_mlx.errors import BadImage, OcrMlxError, SourceTooLarge, UnsupportedMedia
+from ocr_mlx.pages import media
 from ocr_mlx.pages.limits import PageLimits
-from ocr_mlx.pages.media import Kind
-from ocr_mlx.utils.image import to_rgb
+from ocr_mlx.utils.image import to_plain
 
 _T = TypeVar("_T")
 _MOST_FRAMES: Final = 10_000
 _PLAUSIBLE_DPI: Final = (36.0, 4800.0)
 _HEIF_SIZES: Final = re.compile(rb"ispe\0{4}(.{4})(.{4})", re.DOTALL)
 _HEIF_HEADER: Final = 1 << 16
-_NAMES: Final = {"JPEG2000": "JPEG 2000", "WEBP": "WebP", "PPM": "PNM", "HEIF": "HEIC"}
 
 
 class ImageReader:
     """One image file. All frames of a TIFF are its pages, of anything else only the first frame.
 
-    Holds the encoded bytes and decodes a page when it is asked for. Safe to call from several threads.
+    Holds the encoded bytes and decodes a page when it is asked for.
     """
 
-    def __init__(self, data: bytes, kind: Kind, limits: PageLimits) -> None:
+    def __init__(self, data: bytes, kind: media.Kind, limits: PageLimits) -> None:
         """BadImage, SourceTooLarge, or UnsupportedMedia where a decoder is not installed."""
         self._data = data
         self._kind = kind
+        self._name = media.name(kind)
         self._limits = limits
         with self._open(0) as image:
             self.page_count = self._count_frames(image) if kind == "TIFF" else 1
 
-    def read(self, index: int, dpi: float) -> Page:
-        """Decode frame `index`. `dpi` is for documents without pixels of their own and has no effect here."""
+    def decode(self, index: int) -> tuple[Image.Image, float | None]:
+        """Frame `index`, upright, as grey or RGB (`L`, `RGB`), and its pixels per inch where the file says them."""
         with self._open(index) as image:
             self._guard(image.load)
-            rgb = to_rgb(image)
-            resolution = _resolution(image)
-        return Page(index=index, image=rgb, width=rgb.width, height=rgb.height, dpi=resolution, origin="image")
+            return self._guard(lambda: to_plain(image)), _resolution(image)
 
     def close(self) -> None:
         """Forget the bytes."""
@@ -82,6 +79,11 @@ class ImageReader:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise self._too_large("its pixels are") from error
+        except MemoryError as error:
+            raise SourceTooLarge(
+                f"The {self._name} image needs more memory than is allowed.",
+                hint="Scale it down or cut it up, or raise OCR_MLX_RENDER_MEMORY_MB.",
+            ) from error
         except Exception as error:
             raise self._translate(str(error)) from error
 
@@ -92,17 +94,13 @@ class ImageReader:
                 f"The {self._name} image carries metadata that unpacks to too much.", hint="Save it without metadata."
             )
         what = "is cut short" if "truncated" in reason.lower() else "is damaged"
-        return BadImage(f"The {self._name} image {what}.", hint="Save, scan or download it again.")
+        return BadImage(f"The {self._name} image {what}.", hint=media.repair(self._kind))
 
     def _too_large(self, size: str) -> SourceTooLarge:
         return SourceTooLarge(
             f"The {self._name} image is too large: {size} more than the {self._limits.max_pixels:,} that are allowed.",
             hint="Scale it down or cut it up.",
         )
-
-    @property
-    def _name(self) -> str:
-        return _NAMES.get(self._kind, self._kind)
 
 
 def _declared_pixels(data: bytes) -> int:
@@ -111,7 +109,7 @@ def _declared_pixels(data: bytes) -> int:
     return max((int.from_bytes(w, "big") * int.from_bytes(h, "big") for w, h in sizes), default=0)
 
 
-def _parse_header(data: bytes, kind: Kind) -> Image.Image:
+def _parse_header(data: bytes, kind: media.Kind) -> Image.Image:
     stream = io.BytesIO(data)
     if kind == "HEIF":
         return _open_heif(stream)

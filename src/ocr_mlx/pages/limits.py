@@ -14,8 +14,8 @@ class PageLimits:
 
     `max_bytes` of the file; `max_pixels` of one page, padding included (Pillow itself refuses images beyond 178,956,970
     whatever is set here); `max_pages` that are asked for, not that exist; `max_page_points` is the longest side of a
-    PDF page in points (1/72 inch; the PDF standard ends at 14,400); `render_timeout` in seconds for opening a PDF or
-    rendering one page; `memory` in bytes of address space for the process that renders PDFs (on Linux).
+    PDF page in points (1/72 inch; the PDF standard ends at 14,400); `render_timeout` in seconds for opening a
+    document or for one page of it; `memory` in bytes for each process that opens documents.
     """
 
     max_bytes: int = 100 * 1024 * 1024

@@ -14,7 +14,7 @@ from ocr_mlx.pages.limits import PageLimits
 from ocr_mlx.pages.ranges import parse_page_range
 
 if TYPE_CHECKING:
-    from ocr_mlx.pages.pdf import PdfRenderer
+    from ocr_mlx.pages.pool import PageProcesses
 
 __all__ = ["Document", "PageLimits", "open_document", "parse_page_range"]
 
@@ -68,7 +68,7 @@ class Document:
 
 
 def open_document(
-    data: bytes, *, limits: PageLimits, renderer: PdfRenderer, page_range: str = "", password: str | None = None
+    data: bytes, *, limits: PageLimits, renderer: PageProcesses, page_range: str = "", password: str | None = None
 ) -> Document:
     """Open an image or a PDF; the bytes decide which it is. `page_range` is text such as `1-3,7`, empty for all pages.
 
@@ -83,16 +83,12 @@ def open_document(
         raise
 
 
-def _open_reader(data: bytes, limits: PageLimits, renderer: PdfRenderer, password: str | None) -> _Reader:
+def _open_reader(data: bytes, limits: PageLimits, renderer: PageProcesses, password: str | None) -> _Reader:
     kind = media.detect(data)
     if kind is None:
         what = f"The document is {media.describe(data)}" if data else "The document is empty (0 bytes)"
         raise UnsupportedMedia(f"{what}.", hint=f"These can be read: {media.SUPPORTED}.")
-    if kind == "PDF":
-        return renderer.open(data, limits=limits, password=password)
-    from ocr_mlx.pages.images import ImageReader
-
-    return ImageReader(data, kind, limits)
+    return renderer.open(data, kind=kind, limits=limits, password=password)
 
 
 def _select(page_range: str, count: int, most: int) -> tuple[int, ...]:

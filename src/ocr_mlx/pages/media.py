@@ -7,6 +7,7 @@ from typing import Final, Literal
 Kind = Literal["PDF", "PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM", "HEIF", "AVIF"]
 SUPPORTED: Final = "PDF, PNG, JPEG, WebP, TIFF, GIF, BMP, HEIC, AVIF, JPEG 2000 and PNM (PBM, PGM, PPM)"
 
+_NAMES: Final[dict[Kind, str]] = {"JPEG2000": "JPEG 2000", "WEBP": "WebP", "PPM": "PNM", "HEIF": "HEIC"}
 _SIGNATURES: Final[tuple[tuple[bytes, Kind], ...]] = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"\xff\xd8\xff", "JPEG"),
@@ -54,6 +55,18 @@ def detect(data: bytes) -> Kind | None:
     if data[:1] == b"P" and data[1:2] in b"123456" and data[2:3] in b" \t\r\n#" and len(data) > 2:
         return "PPM"
     return "PDF" if b"%PDF" in data[:_PDF_HEADER_WITHIN] else None
+
+
+def name(kind: Kind) -> str:
+    """What people call it."""
+    return _NAMES.get(kind, kind)
+
+
+def repair(kind: Kind) -> str:
+    """What to do about a damaged one."""
+    if kind == "PDF":
+        return "Open it in another program and save it again, or send the pages as images."
+    return "Save, scan or download it again."
 
 
 def _detect_heif(data: bytes) -> Kind | None:

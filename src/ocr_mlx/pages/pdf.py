@@ -1,282 +1,130 @@
-"""PDFs as documents. pdfium runs in a process of its own that stays warm, and is replaced when it hangs or crashes."""
+"""PDF files, opened and drawn by pdfium. Runs in a page process only."""
 
 from __future__ import annotations
 
-import itertools
-import subprocess
-import sys
-import threading
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Final, Self
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
 
-from ocr_mlx import errors
-from ocr_mlx.domain import Page, Word
-from ocr_mlx.pages.frames import Frame, read_frame, write_frame
-from ocr_mlx.pages.limits import PageLimits
+import pypdfium2 as pdfium
+import pypdfium2.raw as raw
 
-_START_SECONDS: Final = 60.0
-_END_SECONDS: Final = 2.0
-_REPAIR: Final = "Open it in another program and save it again, or send the pages as images."
-_TYPED: Final = {kind.code: kind for kind in (errors.BadPdf, errors.PdfLocked, errors.SourceTooLarge)}
+from ocr_mlx.errors import BadPdf, OcrMlxError, PdfLocked, SourceTooLarge
+from ocr_mlx.pages.limits import MIN_DPI
+from ocr_mlx.pages.media import repair
+from ocr_mlx.pages.pdf_text import WordRow, read_words
+
+_POINTS_PER_INCH: Final = 72
+_REPAIR: Final = repair("PDF")
 
 
-class _Gone(Exception):
-    """The PDF process ended in the middle of a request; `hung` when it was ended for taking too long."""
+class DrawnPage(NamedTuple):
+    """`rows` together are the RGB of all pixels; `words` in the file's order, None where the page has no text."""
 
-    def __init__(self, hung: bool) -> None:
-        super().__init__(hung)
-        self.hung = hung
-
-
-class _Child:
-    """One running PDF process. Not safe for threads: PdfRenderer takes turns."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self.documents: dict[int, int] = {}
-        """id -> bytes, for the documents that are open in it, the least recently used first"""
-        # Its own session: a Ctrl-C at the terminal is the parent's to handle.
-        self._process = subprocess.Popen(  # noqa: S603
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        if self._process.stdin is None or self._process.stdout is None:
-            raise AssertionError("both are pipes")
-        self._requests = self._process.stdin
-        self._answers = self._process.stdout
-        self._timed(_START_SECONDS, lambda: read_frame(self._answers))
-
-    @property
-    def alive(self) -> bool:
-        """Whether it still runs."""
-        return self._process.poll() is None
-
-    def ask(self, seconds: float, header: Mapping[str, Any], body: bytes = b"") -> Frame:
-        """Send a request and wait for its answer. _Gone when there is none within `seconds`."""
-
-        def exchange() -> Frame | None:
-            write_frame(self._requests, header, body)
-            return read_frame(self._answers)
-
-        return self._timed(seconds, exchange)
-
-    def _timed(self, seconds: float, step: Any) -> Frame:
-        hung = threading.Event()
-
-        def stop() -> None:
-            hung.set()
-            self._process.kill()
-
-        timer = threading.Timer(seconds, stop)
-        timer.daemon = True
-        timer.start()
-        try:
-            answer: Frame | None = step()
-        except OSError:
-            answer = None
-        finally:
-            timer.cancel()
-            timer.join()
-        if answer is None or hung.is_set():
-            self.close()
-            raise _Gone(hung.is_set())
-        return answer
-
-    def close(self) -> None:
-        """End it and wait until it is gone."""
-        try:
-            self._requests.close()
-        except OSError:  # what was left to write has no reader any more
-            pass
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._answers.close()
-
-    def kill(self) -> None:
-        """End it from another thread, in the middle of whatever it does."""
-        self._process.kill()
+    width: int
+    height: int
+    dpi: float
+    words: list[WordRow] | None
+    rows: Iterable[memoryview]
 
 
-class PdfRenderer:
-    """Opens and draws PDFs in one process, which starts with the first PDF. Safe for threads, which take turns.
+class PdfFile:
+    """One PDF. Not safe for threads, like pdfium."""
 
-    A context manager, or call `close()`.
-    """
+    def __init__(self, data: bytes, password: str | None) -> None:
+        """BadPdf, or PdfLocked where the password is missing or wrong."""
+        with _typed():
+            self._document = _open(data, password)
+            self.page_count = len(self._document)
+        if self.page_count < 1:
+            self._document.close()
+            raise BadPdf("The PDF has no pages.", hint=_REPAIR)
 
-    def __init__(self, limits: PageLimits | None = None, *, command: Sequence[str] | None = None) -> None:
-        """`limits.memory` holds for the process; `command` starts it (for tests)."""
-        memory = (limits or PageLimits()).memory
-        # -P: a module of the user's working folder must never be imported in place of the standard library's.
-        python = command or (sys.executable, "-P", "-m", "ocr_mlx.pages.pdf_child")
-        self._command = (*python, str(memory))
-        self._room = memory // 4
-        self._ids = itertools.count(1)
-        self._lock = threading.Lock()
-        self._child: _Child | None = None
-        self._done_with: list[int] = []
-        self._closed = False
-
-    def open(self, data: bytes, *, limits: PageLimits, password: str | None = None) -> PdfReader:
-        """Open a PDF. BadPdf, or PdfLocked where the password is missing or wrong."""
-        return PdfReader(self, next(self._ids), data, limits, password)
-
-    def ask(self, reader: PdfReader, request: Mapping[str, Any] | None = None) -> Frame:
-        """Send a request about the reader's document, which is opened in the process first where it is not yet.
-
-        Without a request the answer is the opening's.
-        """
-        with self._lock:
-            child = self._warm()
+    def draw(self, index: int, dpi: float, max_pixels: int, max_page_points: float) -> DrawnPage:
+        """Page `index`, at `dpi` or at less where it would have too many pixels. BadPdf, SourceTooLarge."""
+        with _typed():
+            page = self._document[index]
             try:
-                self._tidy(child)
-                if reader.id not in child.documents:
-                    answer = self._open_in(child, reader)
-                child.documents[reader.id] = child.documents.pop(reader.id)
-                if request is not None:
-                    answer = _checked(child.ask(reader.limits.render_timeout, {**request, "document": reader.id}))
-                return answer
-            except _Gone as gone:
-                self._child = None
-                raise self._explain(gone, reader, request) from gone
-
-    def forget(self, reader: PdfReader) -> None:
-        """Let the process close a document, now or before its next work."""
-        self._done_with.append(reader.id)
-        if self._lock.acquire(blocking=False):
-            try:
-                if self._child is not None and self._child.alive:
-                    self._tidy(self._child)
-            except _Gone:
-                self._child = None
+                dpi = _fitting_dpi(page.get_size(), dpi, max_pixels, max_page_points)
+                bitmap = page.render(scale=dpi / _POINTS_PER_INCH, rev_byteorder=True, limit_image_cache=True)
+                words = _words(page, bitmap.width, bitmap.height)
             finally:
-                self._lock.release()
+                page.close()
+            return DrawnPage(bitmap.width, bitmap.height, dpi, words, _rows(bitmap))
 
     def close(self) -> None:
-        """End the process, in the middle of a page if need be; that page's request gets ShuttingDown."""
-        self._closed = True
-        if (child := self._child) is not None:
-            child.kill()
-        with self._lock:
-            if self._child is not None:
-                self._child.close()
-                self._child = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _warm(self) -> _Child:
-        """The running process, started or replaced where need be."""
-        self._check_open()
-        if self._child is not None and not self._child.alive:
-            self._child.close()
-            self._child = None
-        if self._child is None:
-            self._done_with.clear()
-            self._child = self._start()
-            self._check_open()  # `close()` may have missed a process that was only starting
-        return self._child
-
-    def _start(self) -> _Child:
-        try:
-            return _Child(self._command)
-        except (_Gone, OSError) as error:
-            raise errors.BadPdf(
-                "The process that reads PDFs could not be started.",
-                hint="Reinstall ocr_mlx with its dependencies, and check that memory is free.",
-            ) from error
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise errors.ShuttingDown("The PDF reader is closed.", hint="Start the server again.")
-
-    def _open_in(self, child: _Child, reader: PdfReader) -> Frame:
-        while child.documents and sum(child.documents.values()) + len(reader.data) > self._room:
-            self._close_in(child, next(iter(child.documents)), reader.limits)
-        header = {"op": "open", "document": reader.id, "password": reader.password}
-        answer = _checked(child.ask(reader.limits.render_timeout, header, reader.data))
-        child.documents[reader.id] = len(reader.data)
-        return answer
-
-    def _tidy(self, child: _Child) -> None:
-        while self._done_with:
-            self._close_in(child, self._done_with.pop(), PageLimits())
-
-    def _close_in(self, child: _Child, document: int, limits: PageLimits) -> None:
-        if child.documents.pop(document, None) is not None:
-            child.ask(limits.render_timeout, {"op": "close", "document": document})
-
-    def _explain(self, gone: _Gone, reader: PdfReader, request: Mapping[str, Any] | None) -> errors.OcrMlxError:
-        if self._closed:
-            return errors.ShuttingDown("The PDF reader was closed in the middle of a page.", hint="Send it again.")
-        what = f"Page {request['index'] + 1} of the PDF" if request else "The PDF"
-        if gone.hung:
-            seconds = reader.limits.render_timeout
-            return errors.BadPdf(f"{what} was not ready within {seconds:g} seconds and was given up.", hint=_REPAIR)
-        return errors.BadPdf(f"{what} made the PDF reader run out of memory or crash.", hint=_REPAIR)
+        """Let it go."""
+        self._document.close()
 
 
-class PdfReader:
-    """One PDF. Its bytes are kept, so that it survives a new process."""
-
-    def __init__(
-        self, renderer: PdfRenderer, document: int, data: bytes, limits: PageLimits, password: str | None
-    ) -> None:
-        self.id = document
-        self.data = data
-        self.limits = limits
-        self.password = password
-        self._renderer = renderer
-        answer, _ = renderer.ask(self)
-        self.page_count: int = answer["pages"]
-
-    def read(self, index: int, dpi: float) -> Page:
-        """Draw page `index` at `dpi`, or at less where it would break the pixel limit. BadPdf, SourceTooLarge."""
-        from PIL import Image
-
-        request = {
-            "op": "page",
-            "index": index,
-            "dpi": dpi,
-            "max_pixels": self.limits.max_pixels,
-            "max_page_points": self.limits.max_page_points,
-        }
-        answer, pixels = self._renderer.ask(self, request)
-        size = (answer["width"], answer["height"])
-        return Page(
-            index=index,
-            image=Image.frombuffer("RGB", size, pixels, "raw", "RGB", 0, 1),
-            width=size[0],
-            height=size[1],
-            dpi=answer["dpi"],
-            origin="pdf",
-            text_layer=_words(answer["words"]),
-        )
-
-    def close(self) -> None:
-        """Forget the document here and in the process."""
-        self._renderer.forget(self)
-        self.data = b""
+@contextlib.contextmanager
+def _typed() -> Iterator[None]:
+    try:
+        yield
+    except (pdfium.PdfiumError, MemoryError, OSError, ValueError) as error:
+        raise BadPdf("This page of the PDF is damaged.", hint=_REPAIR) from error
 
 
-def _words(rows: list[list[Any]] | None) -> tuple[Word, ...] | None:
-    if rows is None:
+def _open(data: bytes, password: str | None) -> pdfium.PdfDocument:
+    _forget_last_error()
+    try:
+        document = pdfium.PdfDocument(data, password=password)
+    except pdfium.PdfiumError as error:
+        raise _translate(raw.FPDF_GetLastError(), bool(password)) from error
+    with contextlib.suppress(pdfium.PdfiumError):  # a broken form still leaves the page beneath it
+        document.init_forms()
+    return document
+
+
+def _forget_last_error() -> None:
+    """For a PDF without pages pdfium gives no reason; then the one it gave for an earlier document must not stand."""
+    raw.FPDF_LoadMemDocument(b"-", 1, None)
+
+
+def _translate(code: int, has_password: bool) -> OcrMlxError:
+    if code == raw.FPDF_ERR_PASSWORD and has_password:
+        return PdfLocked("The password does not open this PDF.", hint="Check it; capitals and small letters differ.")
+    if code == raw.FPDF_ERR_PASSWORD:
+        return PdfLocked("The PDF is locked with a password.", hint="Give its password with the request.")
+    if code == raw.FPDF_ERR_SECURITY:
+        return PdfLocked("The PDF is encrypted in a way that is not supported.", hint="Save it without encryption.")
+    return BadPdf("The PDF is damaged or has no pages.", hint=_REPAIR)
+
+
+def _words(page: pdfium.PdfPage, width: int, height: int) -> list[WordRow] | None:
+    try:
+        return read_words(page, width, height)
+    except pdfium.PdfiumError:  # the picture is what counts
         return None
-    return tuple(Word(text=text, box=(left, top, right, bottom)) for text, left, top, right, bottom in rows)
 
 
-def _checked(frame: Frame) -> Frame:
-    header = frame[0]
-    if "code" in header:
-        raise _TYPED[header["code"]](header["message"], hint=header["hint"])
-    return frame
+def _fitting_dpi(size: tuple[float, float], dpi: float, most_pixels: int, most_points: float) -> float:
+    """The resolution asked for, or the highest at which the page keeps the pixel limit. `size` in points."""
+    width, height = size
+    if not max(width, height) <= most_points:
+        raise SourceTooLarge(
+            f"The PDF page measures {width:.0f} x {height:.0f} points; at most {most_points:g} are allowed.",
+            hint="Print it to a smaller page size.",
+        )
+    scale = dpi / _POINTS_PER_INCH
+    if math.ceil(width * scale) * math.ceil(height * scale) <= most_pixels:
+        return dpi
+    # Each side may round up by one pixel: (w s + 1)(h s + 1) = most, solved for s.
+    half = (width + height) / 2
+    largest = (math.sqrt(half * half + width * height * (most_pixels - 1)) - half) / (width * height)
+    if largest * _POINTS_PER_INCH < MIN_DPI:
+        raise SourceTooLarge(
+            f"The PDF page is too large to draw: {width:.0f} x {height:.0f} points in {most_pixels:,} pixels.",
+            hint="Print it to a smaller page size.",
+        )
+    return largest * _POINTS_PER_INCH
+
+
+def _rows(bitmap: pdfium.PdfBitmap) -> Iterable[memoryview]:
+    """RGB without the padding that pdfium puts behind each row."""
+    pixels = memoryview(bitmap.buffer).cast("B")
+    row = bitmap.width * 3
+    if bitmap.stride == row:
+        return [pixels[: row * bitmap.height]]
+    return [pixels[at : at + row] for at in range(0, bitmap.stride * bitmap.height, bitmap.stride)]

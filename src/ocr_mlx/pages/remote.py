@@ -26,6 +26,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSPORT_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError)
 _SLOW = (httpcore.TimeoutException, TimeoutError)
 _CHECK = "Check the address and the network connection."
+_DAMAGED_BODY = "The answer's compressed body is damaged."
 
 
 class Deadline:
@@ -161,25 +162,25 @@ def _get(pool: httpcore.ConnectionPool, url: httpx.URL, limits: FetchLimits) -> 
 def _read(response: httpcore.Response, limits: FetchLimits) -> bytes:
     declared = _header(response, b"content-length")
     check_size(int(declared) if declared.isdecimal() else 0, limits.max_bytes)
-    pieces: list[bytes] = []
-    size = 0
+    body = bytearray()  # and no list of pieces, which a server can make as small as it likes
     for piece in response.iter_stream():
-        size += len(piece)
-        check_size(size, limits.max_bytes)
-        pieces.append(piece)
-    return _decoded(b"".join(pieces), _header(response, b"content-encoding"), limits.max_bytes)
+        check_size(len(body) + len(piece), limits.max_bytes)
+        body += piece
+    return _decoded(bytes(body), _header(response, b"content-encoding"), limits.max_bytes)
 
 
 def _decoded(body: bytes, encoding: str, most: int) -> bytes:
     """Undo gzip or deflate, which some servers apply although they were asked not to."""
-    if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
+    if not body or encoding.lower() not in ("gzip", "x-gzip", "deflate"):
         return body
     inflater = zlib.decompressobj(wbits=47 if "gzip" in encoding.lower() else 15)
     try:
         inflated = inflater.decompress(body, most + 1)
     except zlib.error as error:
-        raise FetchFailed("The answer's compressed body is damaged.", hint="Try again.") from error
+        raise FetchFailed(_DAMAGED_BODY, hint="Try again.") from error
     check_size(len(inflated), most)
+    if not inflater.eof:
+        raise FetchFailed(_DAMAGED_BODY, hint="Try again.")
     return inflated
 
 
@@ -213,7 +214,8 @@ def _header(response: httpcore.Response, name: bytes) -> str:
 
 def _public_name(url: httpx.URL) -> str:
     """The address without what may be secret in it: user, password and query."""
-    return f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}{url.path}"[:200]
+    path = url.raw_path.partition(b"?")[0]
+    return f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}{path.decode('ascii', 'replace')}"[:200]
 
 
 def _advice(status: int) -> str:

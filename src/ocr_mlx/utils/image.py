@@ -1,4 +1,4 @@
-"""Any Pillow image to upright RGB on white, and white borders. Pillow and numpy only."""
+"""Any Pillow image to upright grey or RGB on white, and white borders. Pillow and numpy only."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _SAMPLE_BITS = (8, 10, 12, 14, 16)
 _NEARLY_WHITE = 250
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB at 8 bits: orientation applied, transparency flattened on white, deeper samples scaled, never clipped.
+def to_plain(image: Image.Image) -> Image.Image:
+    """`L` for grey, else `RGB`, at 8 bits: orientation applied, transparency flattened on white, deeper samples scaled.
 
     Ink that is white on transparent paper would vanish on white: such an image is flattened on black.
     """
@@ -29,7 +29,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _from_deep(image)
     if image.has_transparency_data or image.mode in ("La", "RGBa"):
         return _flatten(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -88,7 +90,7 @@ def _extremes(band: Image.Image) -> tuple[float, float]:
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
-    """Grey with more than 8 bits a sample, or floats, which Pillow would clip. A transparent level becomes white."""
+    """Grey with more than 8 bits a sample, or floats, which Pillow would clip, as `L`. A transparent level becomes white."""
     import numpy as np
 
     white = _white_level(image)
@@ -102,7 +104,7 @@ def _from_deep(image: Image.Image) -> Image.Image:
         if isinstance(transparent, int):
             shares[values == transparent] = 1
         canvas.paste(Image.fromarray(np.rint(shares * 255).astype(np.uint8)), (0, top))
-    return canvas.convert("RGB")
+    return canvas
 
 
 def _white_level(image: Image.Image) -> float:

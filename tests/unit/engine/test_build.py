@@ -5,27 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from ocr_mlx.engine.build import _check_fence, _identity, _loader, _published_bytes, build_service
-from ocr_mlx.errors import OutOfMemory, SourceForbidden, UnknownModel
+from ocr_mlx.engine.build import _identity, _loader, _published_bytes, build_service
+from ocr_mlx.errors import OutOfMemory, UnknownModel
 from ocr_mlx.settings import Settings
 
 
 def options(**environ: str):  # type: ignore[no-untyped-def]
     return Settings.from_env(environ).engine_options()
-
-
-def test_model_folders_stay_inside_the_file_roots(tmp_path: Path) -> None:
-    inside, outside = tmp_path / "roots" / "model", tmp_path / "elsewhere"
-    inside.mkdir(parents=True)
-    outside.mkdir()
-    (tmp_path / "roots" / "link").symlink_to(outside)
-    fenced = options(OCR_MLX_FILE_ROOTS=str(tmp_path / "roots"), OCR_MLX_MODEL=str(tmp_path / "default"))
-    for name in (str(inside), "builtin", "facebook/nougat-small", str(tmp_path / "default")):
-        _check_fence(name, fenced)
-    for name in (str(outside), str(inside / ".." / ".." / "elsewhere"), str(tmp_path / "roots" / "link")):
-        with pytest.raises(SourceForbidden):
-            _check_fence(name, fenced)
-    _check_fence(str(outside), options())
 
 
 def test_the_base_of_an_adapter_stays_inside_the_file_roots_too(
@@ -98,3 +84,26 @@ def test_the_deterministic_setting_reaches_the_worker(
     monkeypatch.setattr("ocr_mlx.engine.worker.Worker", worker)
     with pytest.raises(Asked):
         build_service(options(OCR_MLX_DETERMINISTIC=setting))
+
+
+def test_the_page_processes_are_as_many_as_are_set_and_end_with_a_failed_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    class Processes:
+        def __init__(self, _limits: object, *, processes: int) -> None:
+            told.append(processes)
+
+        def warm(self) -> None:
+            told.append("warm")
+
+        def close(self) -> None:
+            told.append("closed")
+
+    def worker(**_how: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("ocr_mlx.pages.pool.PageProcesses", Processes)
+    monkeypatch.setattr("ocr_mlx.engine.worker.Worker", worker)
+    with pytest.raises(OSError):
+        build_service(options(OCR_MLX_RENDER_PROCESSES="3"))
+    assert told == [3, "warm", "closed"]

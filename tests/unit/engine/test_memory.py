@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import pytest
 
 from ocr_mlx.engine import memory
 from ocr_mlx.engine.memory import give_back, held_bytes
@@ -24,6 +25,7 @@ def test_a_device_with_memory_of_its_own_is_counted_too() -> None:
     assert memory._footprint() >= 0
 
 
+@pytest.mark.slow
 def test_graphs_that_are_built_again_and_again_leave_nothing_behind() -> None:
     """Each draws first weights that are never evaluated; the random state must not keep them all."""
 

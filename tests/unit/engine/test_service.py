@@ -266,11 +266,34 @@ def test_a_full_queue_says_so() -> None:
         thread = threading.Thread(target=lambda: b.service.run(request(), on_event))
         thread.start()
         assert inside.wait(10)
-        with pytest.raises(QueueFull):
+        with pytest.raises(QueueFull) as caught:
             b.service.run(request())
+        assert caught.value.seconds is None, "nothing is known yet of how long a document takes"
         leave.set()
         thread.join(10)
         assert b.service.run(request()).text == "first page"
+
+
+def test_a_full_queue_says_when_a_place_may_be_free() -> None:
+    with bench(queue_limit=2) as b:
+        inside, leave = threading.Semaphore(0), threading.Event()
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, DocumentStarted):
+                inside.release()
+                leave.wait(10)
+
+        b.service._took(9.0)
+        threads = [threading.Thread(target=lambda: b.service.run(request(), on_event)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        assert all(inside.acquire(timeout=10) for _ in threads)
+        with pytest.raises(QueueFull) as caught:
+            b.service.run(request())
+        assert caught.value.seconds == 4.5, "of two that take nine seconds each, one ends every 4.5"
+        leave.set()
+        for thread in threads:
+            thread.join(10)
 
 
 def test_closing_ends_running_work_and_refuses_more() -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ocr_mlx.pages.load import Document, PageLimits, open_document
-from ocr_mlx.pages.pdf import PdfRenderer
+from ocr_mlx.pages.pool import PageProcesses
 
 _PADDING = bytes.fromhex("28BF4E5E4E758A4164004E56FFFA01082E2E00B6D0683E802F0CA9FE6453697A")
 _PERMISSIONS = (-4).to_bytes(4, "little", signed=True)
@@ -113,13 +113,13 @@ def encode() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
-def renderer() -> Iterator[PdfRenderer]:
-    with PdfRenderer() as shared:
+def renderer() -> Iterator[PageProcesses]:
+    with PageProcesses() as shared:
         yield shared
 
 
 @pytest.fixture
-def opened(renderer: PdfRenderer) -> Iterator[Callable[..., Document]]:
+def opened(renderer: PageProcesses) -> Iterator[Callable[..., Document]]:
     """Open a document that is closed after the test. Keywords are PageLimits, `page_range`, `password`."""
     documents: list[Document] = []
 

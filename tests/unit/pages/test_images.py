@@ -11,6 +11,9 @@ import pytest
 from PIL import Image, PngImagePlugin, features
 
 from ocr_mlx.errors import BadImage, PageOutOfRange, SourceTooLarge, UnsupportedMedia
+from ocr_mlx.pages import images
+from ocr_mlx.pages.images import ImageReader
+from ocr_mlx.pages.limits import PageLimits
 from ocr_mlx.pages.load import Document
 
 Encode = Callable[..., bytes]
@@ -62,7 +65,7 @@ def test_heic(opened: Opened, encode: Encode) -> None:
     assert "HEIF" not in Image.OPEN  # nobody else's Pillow is changed
 
 
-def test_heic_without_its_decoder_names_the_extra(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic_without_its_decoder_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without_heif(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -72,13 +75,13 @@ def test_heic_without_its_decoder_names_the_extra(opened: Opened, monkeypatch: p
 
     monkeypatch.setattr(builtins, "__import__", without_heif)
     with pytest.raises(UnsupportedMedia, match=r"ocr_mlx\[heif\]"):
-        opened(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+        ImageReader(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIF", PageLimits())
 
 
-def test_avif_without_its_decoder_says_so(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_avif_without_its_decoder_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "check", lambda name: name != "avif")
     with pytest.raises(UnsupportedMedia, match="AVIF"):
-        opened(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1")
+        ImageReader(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "AVIF", PageLimits())
 
 
 def test_every_frame_of_a_tiff_is_a_page(encode: Encode, opened: Opened) -> None:
@@ -140,14 +143,12 @@ def test_a_chain_of_frames_that_breaks_is_one_failed_page_behind_the_good_ones(e
         document.page(1, dpi=96)
 
 
-def test_a_tiff_of_endless_frames_is_refused(encode: Encode, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ocr_mlx.pages import images
-
+def test_a_tiff_of_endless_frames_is_refused(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
     first, *others = frames()
     data = encode(first, "TIFF", save_all=True, append_images=others)
     monkeypatch.setattr(images, "_MOST_FRAMES", 2)
     with pytest.raises(SourceTooLarge, match="more than 2 pages"):
-        opened(data)
+        ImageReader(data, "TIFF", PageLimits())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,27 +1,18 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ocr_mlx.errors import BadPdf, PdfLocked, ShuttingDown, SourceTooLarge
-from ocr_mlx.pages import pdf_child
-from ocr_mlx.pages.load import Document, PageLimits, open_document
-from ocr_mlx.pages.pdf import PdfRenderer
+from ocr_mlx.errors import BadPdf, PdfLocked, SourceTooLarge
+from ocr_mlx.pages import pdf
+from ocr_mlx.pages.load import Document
 
 Opened = Callable[..., Document]
 MakePdf = Callable[..., bytes]
@@ -198,9 +189,8 @@ class TestSize:
         most=st.integers(100, 10**8),
     )
     def test_whatever_is_drawn_keeps_the_limit(self, width: float, height: float, dpi: float, most: int) -> None:
-        header = {"dpi": dpi, "max_pixels": most, "max_page_points": 14_400}
         try:
-            fitting = pdf_child._fitting_dpi((width, height), header)
+            fitting = pdf._fitting_dpi((width, height), dpi, most, 14_400)
         except SourceTooLarge:
             return
         assert fitting <= dpi
@@ -209,217 +199,12 @@ class TestSize:
 
     def test_padding_behind_the_rows_is_dropped(self) -> None:
         bitmap = SimpleNamespace(width=1, height=2, stride=4, buffer=bytearray(b"abc_def_"))
-        assert b"".join(pdf_child._rows(bitmap)) == b"abcdef"  # type: ignore[arg-type]
+        assert b"".join(pdf._rows(bitmap)) == b"abcdef"  # type: ignore[arg-type]
         bitmap = SimpleNamespace(width=1, height=2, stride=3, buffer=bytearray(b"abcdef_"))
-        assert b"".join(pdf_child._rows(bitmap)) == b"abcdef"  # type: ignore[arg-type]
+        assert b"".join(pdf._rows(bitmap)) == b"abcdef"  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("box", ["0 0 300 10", "0 0 10 300", "0 0 10000000 10000000"])
     def test_a_side_that_is_too_long_is_refused(self, opened: Opened, make_pdf: MakePdf, box: str) -> None:
         document = opened(make_pdf("", box=box), max_page_points=299)
         with pytest.raises(SourceTooLarge, match="points"):
             document.page(0, dpi=72)
-
-
-FAKE = """
-import os, signal, sys, threading
-from ocr_mlx.pages.frames import read_frame, write_frame
-requests, answers = sys.stdin.buffer, sys.stdout.buffer
-write_frame(answers, {"ready": True})
-while (frame := read_frame(requests)) is not None:
-    header = frame[0]
-    if header["op"] == "page" and header["index"] == 1:
-        threading.Event().wait()
-    if header["op"] == "page" and header["index"] == 2:
-        os.kill(os.getpid(), signal.SIGSEGV)
-    size = {"width": 1, "height": 1, "dpi": 72.0, "words": None}
-    write_frame(answers, {"pages": 3, **size}, b"abc" if header["op"] == "page" else b"")
-"""
-"""Answers like the real process, but page 2 hangs and page 3 crashes."""
-
-
-@pytest.fixture
-def shaky() -> Iterator[PdfRenderer]:
-    with PdfRenderer(command=(sys.executable, "-c", FAKE)) as renderer:
-        yield renderer
-
-
-def open_shaky(renderer: PdfRenderer, timeout: float = 20.0) -> Document:
-    return open_document(b"%PDF-", limits=PageLimits(render_timeout=timeout), renderer=renderer)
-
-
-class TestProcess:
-    def test_a_crash_costs_that_request_only(self, shaky: PdfRenderer) -> None:
-        with open_shaky(shaky) as document, open_shaky(shaky) as other:
-            assert document.page(0, dpi=72).image.getpixel((0, 0)) == (97, 98, 99)
-            with pytest.raises(BadPdf, match=r"Page 3 .* crash") as caught:
-                document.page(2, dpi=72)
-            assert caught.value.hint
-            assert document.page(0, dpi=72).width == 1
-            assert other.page(0, dpi=72).width == 1
-
-    def test_a_hang_is_ended_and_costs_that_request_only(self, shaky: PdfRenderer) -> None:
-        with open_shaky(shaky, timeout=0.5) as document, open_shaky(shaky) as other:
-            with pytest.raises(BadPdf, match=r"Page 2 .* 0\.5 seconds"):
-                document.page(1, dpi=72)
-            assert other.page(0, dpi=72).width == 1
-
-    def test_a_process_that_was_killed_between_pages_is_replaced_unnoticed(self, make_pdf: MakePdf) -> None:
-        others = {child.pid for child in pdf_processes()}
-        with PdfRenderer() as own, open_document(make_pdf(CORNER), limits=PageLimits(), renderer=own) as document:
-            document.page(0, dpi=72)
-            (child,) = (child for child in pdf_processes() if child.pid not in others)
-            child.kill()
-            psutil.wait_procs([child])
-            assert document.page(0, dpi=72).image.getpixel((5, 5)) == RED
-
-    def test_it_starts_with_the_first_pdf(self, encode: Callable[..., bytes]) -> None:
-        with PdfRenderer(command=("/no/such/program",)) as renderer:
-            image = encode(Image.new("L", (4, 4)))
-            assert open_document(image, limits=PageLimits(), renderer=renderer).page(0, dpi=72).width == 4
-            with pytest.raises(BadPdf, match="could not be started") as caught:
-                open_shaky(renderer)
-            assert caught.value.hint
-
-    def test_a_process_that_ends_at_once_is_told(self) -> None:
-        with (
-            PdfRenderer(command=(sys.executable, "-c", "")) as renderer,
-            pytest.raises(BadPdf, match="could not be started"),
-        ):
-            open_shaky(renderer)
-
-    def test_after_closing_nothing_is_left_and_nothing_opens(self, make_pdf: MakePdf) -> None:
-        before = {child.pid for child in pdf_processes()}
-        renderer = PdfRenderer()
-        open_document(make_pdf(""), limits=PageLimits(), renderer=renderer)
-        (child,) = (child for child in pdf_processes() if child.pid not in before)
-        renderer.close()
-        renderer.close()
-        assert not psutil.pid_exists(child.pid)
-        with pytest.raises(ShuttingDown):
-            open_document(make_pdf(""), limits=PageLimits(), renderer=renderer)
-
-    def test_closing_ends_a_page_in_the_middle(self, shaky: PdfRenderer) -> None:
-        errors: list[Exception] = []
-        document = open_shaky(shaky)
-
-        def read() -> None:
-            try:
-                document.page(1, dpi=72)
-            except ShuttingDown as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=read)
-        thread.start()
-        while not shaky._lock.locked():
-            pass
-        began = time.monotonic()
-        shaky.close()
-        thread.join(10)
-        assert time.monotonic() - began < 10  # and not only when the page's time is up
-        assert len(errors) == 1
-
-    def test_threads_take_turns(self, renderer: PdfRenderer, make_pdf: MakePdf) -> None:
-        widths: list[tuple[int, int]] = []
-
-        def read(width: int) -> None:
-            data = make_pdf(*[""] * 5, box=f"0 0 {width} 50")
-            with open_document(data, limits=PageLimits(), renderer=renderer) as document:
-                widths.extend((width, document.page(index, dpi=72).width) for index in document.indices)
-
-        threads = [threading.Thread(target=read, args=(width,)) for width in range(100, 140, 10)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(widths) == [(width, width) for width in range(100, 140, 10) for _ in range(5)]
-
-    def test_documents_beyond_its_room_make_place_for_each_other(self) -> None:
-        limits = PageLimits(memory=1000)  # of which a quarter is for documents
-        data = b"%PDF-" + b"x" * 95
-        with PdfRenderer(limits, command=(sys.executable, "-c", FAKE)) as renderer:
-            documents = [open_document(data, limits=PageLimits(), renderer=renderer) for _ in range(3)]
-            assert renderer._child is not None
-            assert len(renderer._child.documents) == 2
-            assert [document.page(0, dpi=72).width for document in documents] == [1, 1, 1]
-            assert len(renderer._child.documents) == 2
-            documents[2].close()
-            assert len(renderer._child.documents) == 1
-
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
-    def test_memory_is_limited(self, make_pdf: MakePdf) -> None:
-        limits = PageLimits(memory=200 * 1024 * 1024, max_pixels=500_000_000)
-        with (
-            PdfRenderer(limits) as renderer,
-            open_document(make_pdf("", CORNER), limits=limits, renderer=renderer) as document,
-        ):
-            with pytest.raises(BadPdf):
-                document.page(0, dpi=7000)
-            assert document.page(1, dpi=72).image.getpixel((5, 5)) == RED
-
-    @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="counts the entries of /dev/fd")
-    def test_no_descriptor_and_no_zombie_is_left(self, shaky: PdfRenderer) -> None:
-        def crash() -> None:
-            with open_shaky(shaky) as document, pytest.raises(BadPdf):
-                document.page(2, dpi=72)
-
-        crash()
-        before, children = len(os.listdir("/dev/fd")), len(psutil.Process().children())
-        for _ in range(3):
-            crash()
-        assert len(os.listdir("/dev/fd")) == before
-        assert len(psutil.Process().children()) == children
-
-
-def pdf_processes() -> list[psutil.Process]:
-    """The running PDF processes of this test run."""
-    return [child for child in psutil.Process().children() if "ocr_mlx.pages.pdf_child" in child.cmdline()]
-
-
-ORPHAN = """
-import os, sys, psutil
-from ocr_mlx.pages.load import PageLimits, open_document
-from ocr_mlx.pages.pdf import PdfRenderer
-renderer = PdfRenderer(command=sys.argv[2:] or None)
-document = open_document(open(sys.argv[1], "rb").read(), limits=PageLimits(), renderer=renderer)
-print(psutil.Process().children()[0].pid, flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("busy", [False, True])
-def test_it_dies_with_its_parent_even_in_the_middle_of_a_page(tmp_path: Path, make_pdf: MakePdf, busy: bool) -> None:
-    file = tmp_path / "a.pdf"
-    file.write_bytes(make_pdf(CORNER))
-    # The busy one is the real process whose rendering never returns, as a hostile page would have it.
-    hang = "import ocr_mlx.pages.pdf_child as c, threading; c._render = lambda *_: threading.Event().wait(); c.main()"
-    command = [sys.executable, "-c", hang] if busy else []
-    code = ORPHAN.replace("sys.stdin.read()", "document.page(0, dpi=72)") if busy else ORPHAN
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code, str(file), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with parent:
-        assert parent.stdout is not None
-        child = psutil.Process(int(parent.stdout.readline()))
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
-        deadline = time.monotonic() + 20
-        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < deadline, "the PDF process outlived its parent"
-
-
-@pytest.mark.process
-def test_a_script_without_a_main_guard_can_read_a_pdf(tmp_path: Path, make_pdf: MakePdf) -> None:
-    (tmp_path / "json.py").write_text("raise RuntimeError('a module of the working folder was imported')")
-    (tmp_path / "a.pdf").write_bytes(make_pdf(CORNER))
-    script = tmp_path / "folder" / "script.py"
-    script.parent.mkdir()
-    script.write_text(
-        "from ocr_mlx.pages.load import PageLimits, open_document\n"
-        "from ocr_mlx.pages.pdf import PdfRenderer\n"
-        "with PdfRenderer() as renderer:\n"
-        "    data = open('a.pdf', 'rb').read()\n"
-        "    print(open_document(data, limits=PageLimits(), renderer=renderer).page(0, dpi=72).width)\n"
-    )
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "200\n"

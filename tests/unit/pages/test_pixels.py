@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from ocr_mlx.utils.image import pad, to_rgb
+from ocr_mlx.utils.image import pad, to_plain
 
 Colour = tuple[int, int, int]
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)
@@ -18,6 +18,13 @@ Encode = Callable[..., bytes]
 
 def reopen(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """What becomes of it, as a page has it."""
+    plain = to_plain(image)
+    assert plain.mode in ("L", "RGB")
+    return plain.convert("RGB")
 
 
 def near(found: object, wanted: Colour, tolerance: int = 1) -> bool:
