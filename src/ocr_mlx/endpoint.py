@@ -1,7 +1,8 @@
 """The server process: settings, socket, application, announcement; then it serves until it is told to end.
 
-Ends on SIGTERM, SIGINT, /shutdown, and when its parent or its stdin goes (where asked to watch them): running work gets
-`OCR_MLX_DRAIN` seconds, then it is cancelled, and the exit status is 0. A second signal ends it at once.
+Told by a signal or /shutdown, running work gets `OCR_MLX_DRAIN` seconds, then it is cancelled; a second signal ends it at
+once. When its parent or its stdin goes (where asked to watch them) nobody waits for work any more, and it ends within two
+seconds. `STATUSES` are its exit statuses.
 """
 
 from __future__ import annotations
@@ -13,15 +14,13 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import secrets
-import signal
 import socket
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -31,6 +30,7 @@ from ocr_mlx.errors import EngineError, UnknownModel
 from ocr_mlx.jobs.base import Jobs
 from ocr_mlx.jobs.build import build_jobs
 from ocr_mlx.observer import Observer
+from ocr_mlx.server import access
 from ocr_mlx.server.app import create_app
 from ocr_mlx.server.choice import ModelChoice
 from ocr_mlx.server.deepseek.history import history_of
@@ -39,7 +39,8 @@ from ocr_mlx.server.metrics import Metrics
 from ocr_mlx.server.running import DocumentRunner, EngineSlot, Service
 from ocr_mlx.settings import InvalidSetting, Settings
 from ocr_mlx.settings.presets import PRESETS
-from ocr_mlx.utils import logs, ports, records, watch
+from ocr_mlx.utils import logs, ports, private, records, watch
+from ocr_mlx.utils.ending import Ending
 
 log = logging.getLogger("ocr_mlx.endpoint")
 
@@ -47,13 +48,22 @@ ENGINE_AFTER = 0.2
 """Seconds after the announcement when the engine's imports and the jobs begin, unless a request asks earlier."""
 GRACE = 2.0
 """Seconds between the end of the drain, when work is cancelled, and that of the connections that are still open."""
-LAST_RESORT = 5.0
-"""Seconds after the drain of the jobs when the process ends even if a thread does not."""
+LAST_RESORT = 4.0
+"""Seconds after the drain when the process ends even if a thread does not."""
+ALONE = 0.5
+"""The same where the parent has gone, counted from when that is noticed."""
+STATUSES = (
+    "Exit status: 0 told to end (SIGTERM, Ctrl-C, SIGHUP, /shutdown, the parent or standard input has gone), "
+    "1 no port can be had, 2 a wrong setting or option, 128+N ended at once by a second signal N."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to end; the exit status: 0, 1 when no port can be had, 2 for a bad setting or option."""
+    """Serve until told to end; the exit status is one of `STATUSES`."""
     warnings.filterwarnings("ignore", module="PIL")  # what a picture does wrong is told with its page
+    ending = Ending()
+    ending.catch_signals()
+    _open_streams()
     options = _parser().parse_args(_dashes(sys.argv[1:] if argv is None else argv))
     try:
         settings = _settings(options)
@@ -63,19 +73,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         sock = ports.listen(settings.host, settings.port)
     except OSError as error:
         return _complain(f"Cannot listen on {settings.host}: {error.strerror or error}", 1)
+    private.no_core_dumps()
     with sock:
         try:
-            _serve(settings, sock, options)
+            _serve(settings, sock, options, ending)
         except EngineError as error:  # jobs in Redis, and the packages for that are missing
             return _complain(str(error), 2)
     return 0
+
+
+def _open_streams() -> None:
+    """Put nothing in the place of standard streams that whoever started this program has closed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ocr_mlx serve",
         description="Serve OCR over HTTP. Prints one JSON line with the address once it answers.",
-        epilog="OCR_MLX_* environment variables hold all other settings; `python -m ocr_mlx.settings` lists them.",
+        epilog="OCR_MLX_* environment variables hold all other settings; `python -m ocr_mlx.settings` lists them. "
+        + STATUSES,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -87,13 +106,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--parent-pid", type=_pid, metavar="PID", help="end when this process ends")
     parser.add_argument("--stdin-watch", action="store_true", help="end when standard input ends")
+    parser.add_argument(
+        "--instance",
+        type=_instance,
+        metavar="ID",
+        help="the name of this run, in the ready line, the record and every answer (a random one)",
+    )
     return parser
 
 
 def _pid(text: str) -> int:
-    if not text.isdecimal() or int(text) <= 0:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a process id")
     return int(text)
+
+
+def _instance(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        raise argparse.ArgumentTypeError("an instance is 1 to 64 letters, digits, dots, underlines and hyphens")
+    return text
 
 
 def _dashes(arguments: Sequence[str]) -> list[str]:
@@ -130,61 +161,58 @@ class Sidecar(uvicorn.Server):
         """`on_ready` runs on the event loop's thread; `on_end` as the end begins, `expire` once the drain is over."""
         super().__init__(config)
         self.expire: Callable[[], None] = lambda: None
-        self.at_once: Callable[[], None] = lambda: None
         self.on_end: Callable[[], None] = lambda: None
         self._drain = drain
         self._on_ready = on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then announce."""
+        """Start, then announce, unless the end has come already."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        self._on_ready()
+        if not self.should_exit:
+            self._on_ready()
 
     def end(self) -> None:
         """Begin to end: no new connections, running work has the drain time. From any thread, and more than once."""
-        if self.should_exit:
-            return
-        self.should_exit = True
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._begin_to_end, self._loop)
+        if not self.should_exit:
+            self.should_exit = True
+            self._soon(self._begin_to_end)
 
-    def _begin_to_end(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.on_end()
-        loop.call_later(self._drain, self.expire)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, the second ends the process at once."""
-        if self.should_exit:
-            self.at_once()
-            os._exit(128 + sig)
+    def give_up(self) -> None:
+        """End without the drain, or cut short the one that has begun: nobody waits for an answer. From any thread."""
         self.end()
+        self._soon(self.expire)
+
+    def _begin_to_end(self) -> None:
+        self.on_end()
+        asyncio.get_running_loop().call_later(self._drain, self.expire)
+
+    def _soon(self, act: Callable[[], None]) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and all connections with it
+                self._loop.call_soon_threadsafe(act)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Like uvicorn's, but the signal is not raised again afterwards: that would spoil the exit status."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for sig, handler in before.items():
-                signal.signal(sig, handler)
+        """None: `Ending` has them."""
+        yield
 
 
-def _serve(settings: Settings, sock: socket.socket, options: argparse.Namespace) -> None:
+def _serve(settings: Settings, sock: socket.socket, options: argparse.Namespace, ending: Ending) -> None:
     tail = logs.configure(settings.log_level, style=settings.log_format)
     for name in Settings.unknown():
         log.warning("%s is no setting; `python -m ocr_mlx.settings` lists them", name)
-    port, instance = sock.getsockname()[1], secrets.token_hex(8)
+    address, port = sock.getsockname()[:2]
+    settings, token = access.settle(settings, address)
+    if settings.port not in (0, port):
+        log.info("port %d is taken: this is port %d", settings.port, port)
+    instance = options.instance or secrets.token_hex(8)
     metrics = Metrics(lambda: engine.state)
     engine = EngineSlot(lambda: _build(settings, metrics))
     runner = DocumentRunner(engine, threads=settings.queue + 4)
     jobs = build_jobs(settings.job_options(), engine.wait)
-    record = _Record(settings, port, instance)
+    record = _Record(settings, port, instance, token)
 
     def ready() -> None:
         record.announce()
@@ -199,26 +227,40 @@ def _serve(settings: Settings, sock: socket.socket, options: argparse.Namespace)
         models=ModelChoice(settings, jobs.current_model),
         port=port,
         instance=instance,
-        shutdown=lambda: server.end(),
+        shutdown=lambda: ending.begin("/shutdown"),
         logs=tail,
         metrics=metrics,
     )
     server = Sidecar(uvicorn_config(create_app(context), settings), drain=settings.drain, on_ready=ready)
-    server.expire, server.at_once, server.on_end = runner.stop, record.remove, jobs.stop
-    if not settings.token and not _is_loopback(settings.host):
-        log.warning("other machines can reach this server, and OCR_MLX_TOKEN is not set")
-    if options.parent_pid:
-        watch.parent(options.parent_pid, server.end)
-    if options.stdin_watch:
-        watch.stream(sys.stdin.fileno(), server.end)
+
+    def end() -> None:
+        ending.within(settings.drain + LAST_RESORT)
+        log.info("ending: %s", ending.reason)
+        jobs.stop()
+
+    server.expire, server.on_end = runner.stop, end
+    ending.start, ending.last_act = server.end, record.remove
+    _watch(options, ending, server)
     try:
         server.run(sockets=[sock])
     finally:
-        _close(record, jobs, runner, engine, last=settings.drain + LAST_RESORT)
+        record.remove()
+        ending.within(settings.drain + LAST_RESORT)
+        _close(jobs, runner, engine)
 
 
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+def _watch(options: argparse.Namespace, ending: Ending, server: Sidecar) -> None:
+    """Where asked to, end with the parent and with standard input."""
+
+    def alone(reason: str) -> None:
+        ending.within(ALONE)
+        ending.begin(reason)
+        server.give_up()
+
+    if options.parent_pid:
+        watch.parent(options.parent_pid, lambda: alone("the parent has gone"))
+    if options.stdin_watch:
+        watch.stream(sys.stdin.fileno(), lambda: alone("standard input has ended"))
 
 
 def _build(settings: Settings, observer: Observer) -> Service:
@@ -247,6 +289,7 @@ def _check_model(settings: Settings) -> None:
 def uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http="h11",  # strict about header fields, whatever else is installed
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -257,11 +300,7 @@ def uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:
     )
 
 
-def _close(record: _Record, jobs: Jobs, runner: DocumentRunner, engine: EngineSlot, *, last: float) -> None:
-    record.remove()
-    end = threading.Timer(last, lambda: os._exit(0))
-    end.daemon = True
-    end.start()
+def _close(jobs: Jobs, runner: DocumentRunner, engine: EngineSlot) -> None:
     jobs.close()
     runner.close()
     ended = engine.close()
@@ -274,7 +313,8 @@ def _close(record: _Record, jobs: Jobs, runner: DocumentRunner, engine: EngineSl
 class _Record:
     """The announcement: one JSON line on stdout, and the same in the state folder for as long as the server runs."""
 
-    def __init__(self, settings: Settings, port: int, instance: str) -> None:
+    def __init__(self, settings: Settings, port: int, instance: str, token: str) -> None:
+        """`token` where one was made for this run."""
         self._folder = settings.state_dir
         self._path: Path | None = None
         self._record = {
@@ -284,16 +324,19 @@ class _Record:
             "pid": os.getpid(),
             "instance": instance,
             "version": __version__,
-        }
+            "started": records.started(),
+        } | ({"token": token} if token else {})
 
     def announce(self) -> None:
+        folder = records.state_folder(self._folder)
         try:
-            self._path = records.write(records.state_folder(self._folder), self._record)
+            self._path = records.write(folder, self._record)
         except OSError as error:
             log.warning("the state folder cannot be written: %s", error.strerror)
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.write(json.dumps(self._record) + "\n")
-            sys.stdout.flush()
+        # Past Python's buffer: what nobody reads would stay in it, and spoil the exit status.
+        with contextlib.suppress(OSError):
+            os.write(sys.stdout.fileno(), f"{json.dumps(self._record)}\n".encode())
+        records.tidy(folder)
 
     def remove(self) -> None:
         if self._path is not None:

@@ -10,6 +10,7 @@ from ocr_mlx.settings import Settings
 from ocr_mlx.utils import records
 
 _TIMEOUT: Final = 1.0
+_INSTANCE: Final = "X-OCR-MLX-Instance"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +35,7 @@ class Server:
 
 
 def servers(settings: Settings) -> list[Server]:
-    """Those whose record is in the state folder and who answer within a second; the others are passed over."""
+    """Those whose record is in the state folder and who answer within a second as that very server; others are passed over."""
     found = records.running(records.state_folder(settings.state_dir))
     return [server for record in found if (server := _ask(record)) is not None]
 
@@ -44,9 +45,10 @@ def _ask(record: Mapping[str, Any]) -> Server | None:
 
     url = str(record.get("url", ""))
     try:
-        answer = httpx.Client(trust_env=False, timeout=_TIMEOUT).get(
-            f"{url}/health", headers={"Accept": "application/json"}
-        )
+        with httpx.Client(trust_env=False, timeout=_TIMEOUT) as client:
+            answer = client.get(f"{url}/health", headers={"Accept": "application/json"})
+        if answer.headers.get(_INSTANCE) != record.get("instance"):  # its port is another program's by now
+            return None
         state = answer.raise_for_status().json()
         models = tuple(_held(state["models"]))
         return Server(url=url, pid=int(record["pid"]), version=str(state["version"]), models=models)

@@ -7,18 +7,16 @@ import json
 import logging
 import os
 import secrets
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
-from types import FrameType
 from urllib.parse import urlsplit
 
 from ocr_mlx import __version__
 from ocr_mlx.errors import EngineError, JobsUnavailable
 from ocr_mlx.settings import InvalidSetting, Settings
-from ocr_mlx.utils import logs
+from ocr_mlx.utils import logs, private
+from ocr_mlx.utils.ending import Ending
 
 log = logging.getLogger("ocr_mlx.worker")
 
@@ -27,7 +25,7 @@ LAST_RESORT = 10.0
 
 
 def work(settings: Settings, threads: int) -> None:
-    """Work until SIGTERM or Ctrl-C; a second signal ends the process at once.
+    """Work until SIGTERM, Ctrl-C or SIGHUP; a second signal ends the process at once.
 
     Raises InvalidSetting when no Redis is configured, the packages for it are missing, or it refuses user or password.
     """
@@ -42,6 +40,7 @@ def work(settings: Settings, threads: int) -> None:
         check_packages()
     except EngineError as error:
         raise InvalidSetting(error.message, hint=error.hint) from None
+    private.no_core_dumps()
     logs.configure(settings.log_level, style=settings.log_format)
     options = settings.engine_options()
     from ocr_mlx.engine.build import build_service
@@ -95,16 +94,12 @@ def _hint(url: str) -> str:
 
 
 def _end_on_signals(end: Callable[[], None], seconds: float) -> None:
-    ending = threading.Event()
+    """`end` is called from a signal's handler; `seconds` later the process ends even if a thread does not."""
+    ending = Ending()
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        if ending.is_set():
-            os._exit(128 + number)
-        ending.set()
-        last = threading.Timer(seconds, lambda: os._exit(0))
-        last.daemon = True
-        last.start()
+    def begin() -> None:
+        ending.within(seconds)
         end()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
+    ending.start = begin
+    ending.catch_signals()
