@@ -14,9 +14,14 @@ from tests.process.program import Program, Start
 def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Program] = []
 
-    def run(*arguments: str, command: Sequence[str] = ("-m", "ocr_mlx.endpoint"), **environ: str) -> Program:
+    def run(
+        *arguments: str, command: Sequence[str] = ("-m", "ocr_mlx.endpoint"), session: bool = False, **environ: str
+    ) -> Program:
+        """`session`: as the first process of a session of its own, such as a terminal has."""
         stdin = subprocess.PIPE if "--stdin-watch" in arguments else subprocess.DEVNULL
-        program = Program([sys.executable, *command, *arguments], tmp_path, environ, stdin=stdin)
+        program = Program(
+            [sys.executable, *command, *arguments], tmp_path, environ, stdin=stdin, start_new_session=session
+        )
         started.append(program)
         return program
 

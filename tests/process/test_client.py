@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ocr_mlx.client import (
     Refused,
 )
 from tests.process.hub import hub_with
-from tests.process.program import Start
+from tests.process.program import Program, Start
 
 pytestmark = pytest.mark.process
 PAGE = Path(__file__).parents[2] / "examples" / "page.png"
@@ -50,10 +51,14 @@ def pdf(*kinds: str) -> bytes:
 THREE = pdf("page", "blank", "page")
 
 
-@pytest.fixture
-def url(start: Start) -> str:
-    """A server that reads with the built-in model."""
-    return str(start("--port", "0", OCR_MLX_MODEL="builtin").ready()["url"])
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that reads with the built-in model, for all tests that leave it as they found it."""
+    command = [sys.executable, "-m", "ocr_mlx.endpoint", "--port", "0"]
+    program = Program(command, tmp_path_factory.mktemp("state"), {"OCR_MLX_MODEL": "builtin"}, stdin=subprocess.DEVNULL)
+    with program.process:
+        yield str(program.ready()["url"])
+        program.process.kill()
 
 
 def test_the_local_server_is_found_and_reads(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +122,8 @@ def test_jobs(url: str) -> None:
         long = client.submit(pdf(*["page"] * 30))
         assert client.cancel(long.id).state == "cancelled"
         assert client.wait(long.id, WAIT).state == "cancelled"
+        client.delete(long.id)
+        assert client.jobs() == []
 
 
 def test_pages(url: str) -> None:
@@ -228,6 +235,7 @@ SCHEMA = {
 }
 
 
+@pytest.mark.slow
 def test_a_general_model_is_held_to_a_schema(start: Start, tmp_path: Path) -> None:
     """Random weights: the words are noise, and the form is right."""
     url = start("--port", "0", **hub_with(tmp_path / "hub", QWEN)).ready()["url"]
@@ -242,6 +250,7 @@ def test_a_general_model_is_held_to_a_schema(start: Start, tmp_path: Path) -> No
     assert set(asyncio.run(run())) == {"kind", "name"}
 
 
+@pytest.mark.slow
 def test_the_drop_in_as_its_users_have_it(start: Start, tmp_path: Path) -> None:
     """Under DeepSeek-OCR's name the built-in model reads, so that the text is a real one."""
     url = start("--port", "0", "--contract", "nuno", OCR_MLX_DEEPSEEK_MODEL=str(BUILTIN)).ready()["url"]
@@ -277,6 +286,7 @@ def test_the_script(url: str) -> None:
     assert json.dumps(done.stderr).count("Traceback") == 0
 
 
+@pytest.mark.slow
 def test_the_documentations_examples_run(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,6 +105,7 @@ def test_the_readme_with_real_text(start: Start, folder: Path) -> None:
     assert (runs / "history" / both["historyId"] / "source.pdf").read_bytes() == (folder / "document.pdf").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_front_end(start: Start, folder: Path) -> None:
     """As its page does it: from another origin, a task first, then its steps while the document is read."""
     friend = {"Origin": "http://localhost:5173"}
@@ -156,6 +157,7 @@ def test_what_goes_wrong(start: Start, folder: Path) -> None:
     assert asked("curl http://localhost:8000/api/history", port) == {"items": []}, "what failed is not kept"
 
 
+@pytest.mark.slow
 def test_the_services_own_model(start: Start, folder: Path) -> None:
     """A tiny checkpoint of random numbers under the real one's name: the words are noise. Large modes take long on a CPU."""
     port = serve(start, **hub_with(folder / "hub", DEEPSEEK))
@@ -170,6 +172,7 @@ def files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_nothing_is_left_where_no_history_is_kept(start: Start, folder: Path, tmp_path: Path) -> None:
     port = serve(start, OCR_MLX_MODEL="builtin", OCR_MLX_HISTORY_TTL="0", TMPDIR=str(folder / "tmp"))
     (folder / "tmp").mkdir()

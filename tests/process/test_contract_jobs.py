@@ -130,6 +130,7 @@ def test_the_readmes_lines(serve: Callable[..., tuple[Program, str]], curl: Curl
     assert not [file for file in kept if b"\x89PNG" in file.read_bytes()], "the document is gone"
 
 
+@pytest.mark.slow
 def test_a_job_ends_as_its_model_cannot_be_had(serve: Callable[..., tuple[Program, str]], curl: Curl) -> None:
     _program, url = serve(OCR_MLX_MODELS_DIR="/nonexistent/models")
     taken = curl(url, 'curl -X POST http://localhost:8000/ocr -F "file=@image.png" -F "engine=got"', 202)
@@ -166,6 +167,7 @@ def receiver() -> Iterator[tuple[str, queue.Queue[tuple[dict[str, str], bytes]]]
             thread.join()
 
 
+@pytest.mark.slow
 def test_a_pdf_and_its_webhook(serve: Callable[..., tuple[Program, str]], curl: Curl) -> None:
     _program, url = serve(OCR_MLX_WEBHOOK_PRIVATE="1", OCR_MLX_WEBHOOK_SECRET=SECRET)
     with receiver() as (hook, got):
@@ -224,6 +226,7 @@ def test_what_is_refused(serve: Callable[..., tuple[Program, str]], curl: Curl, 
     assert curl(url, "curl http://localhost:8000/jobs") == {"jobs": []}
 
 
+@pytest.mark.slow
 def test_cancel_and_delete(serve: Callable[..., tuple[Program, str]], curl: Curl, desk: Path) -> None:
     with Image.open(desk / "image.png") as page:
         pages = [page.convert("RGB")] * 40

@@ -96,6 +96,7 @@ def test_what_goes_wrong(start: Start, folder: Path) -> None:
     assert asked(INFO, port)["device"] == "cuda"
 
 
+@pytest.mark.slow
 def test_the_services_own_model(start: Start, folder: Path) -> None:
     """A tiny checkpoint of random numbers under the real one's name: the words are noise."""
     port = serve(start, **hub_with(folder / "hub", LIGHTON), MODEL_NAME=LIGHTON)
@@ -113,6 +114,7 @@ def test_a_model_that_cannot_be_had_is_503(start: Start, folder: Path) -> None:
     assert asked(HEALTH, port)["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_vllm_is_told_and_asked(start: Start, folder: Path) -> None:
     """Another server of this program stands in for vLLM."""
     engine = start("--port", "0", OCR_MLX_MODEL="builtin").ready()["url"]

@@ -139,6 +139,7 @@ def test_real_text_through_the_package(start: Start) -> None:
         assert is_the_page(response.output_text) and response.usage is not None and response.usage.output_tokens > 50
 
 
+@pytest.mark.slow
 def test_a_key(start: Start) -> None:
     program = start("serve", "--contract", "nuno", "--port", "0", command=("-m", "ocr_mlx"), API_KEY="sesame")
     url = program.ready()["url"].rstrip("/")

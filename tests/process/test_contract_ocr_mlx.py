@@ -36,6 +36,7 @@ def test_the_readmes_lines(start: Start, tmp_path: Path) -> None:
     assert "x-ocr-mlx-model: facebook/nougat-small" in head.lower() and text
 
 
+@pytest.mark.slow
 def test_real_words_from_a_data_uri(start: Start) -> None:
     port = (7771, start("serve", "--contract", "ocr_mlx", command=("-m", "ocr_mlx")).ready()["port"])
     uri = f"data:image/png;base64,{base64.b64encode(SAMPLE.read_bytes()).decode()}"

@@ -36,6 +36,7 @@ def were_read(answer: httpx.Response) -> bool:
     return len(statuses) == 2 and {*statuses} <= {"ok", "truncated", "blank"} and bool(answer.text.strip())
 
 
+@pytest.mark.slow
 def test_a_pdf_goes_through_every_family(start: Start, checkpoints: Path) -> None:
     url = start("--port", "0").ready()["url"]
     document = (checkpoints / "two.pdf").as_uri()

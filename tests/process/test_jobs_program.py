@@ -108,6 +108,7 @@ def test_a_damaged_database_does_not_keep_the_server_down(server: Server) -> Non
     assert (jobs / "damaged-jobs.sqlite").exists()
 
 
+@pytest.mark.slow
 def test_a_database_of_a_later_version_is_left_alone(server: Server) -> None:
     jobs = server.folder / "jobs"
     jobs.mkdir(parents=True)

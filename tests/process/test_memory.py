@@ -64,6 +64,7 @@ def make_checkpoint(folder: Path) -> None:
     word_tokenizer(16000).save(str(folder / "tokenizer.json"))
 
 
+@pytest.mark.slow
 def test_idle_eviction_returns_the_memory(tmp_path: Path) -> None:
     make_checkpoint(tmp_path)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OCR_MLX_")}

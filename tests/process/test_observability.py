@@ -33,7 +33,7 @@ def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in found}
 
 
-@pytest.mark.parametrize("style", ["json", "text"])
+@pytest.mark.parametrize("style", ["json", pytest.param("text", marks=pytest.mark.slow)])
 def test_a_run_is_told_and_counted_and_nothing_of_a_document_is(start: Start, tmp_path: Path, style: str) -> None:
     folder = tmp_path / f"{MARKER}-folder"
     folder.mkdir()

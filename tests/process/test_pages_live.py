@@ -115,6 +115,7 @@ def test_a_terminal_sees_a_line_for_each_page_and_ctrl_c_keeps_the_text(scan: Pa
     assert "scan.pdf: interrupted after 2 of 3 pages." in seen
 
 
+@pytest.mark.slow
 def test_where_the_text_goes_to_the_terminal_no_line_tears_it_apart(scan: Path) -> None:
     terminal = Terminal()
     with begun(scan, terminal, stdout=terminal.theirs) as program:

@@ -49,6 +49,7 @@ def test_the_command_line_prints_the_text_and_nothing_else() -> None:
     assert is_the_page(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_older_command_line_writes_its_file(tmp_path: Path) -> None:
     out = tmp_path / "text.txt"
     done = run("ocr_mlx.cli", "--input", str(PAGE), "--model", "builtin", "--output", str(out), "--top_p", "0.0")

@@ -146,6 +146,7 @@ def test_families_stay_together_until_told_to_go(start: Start, checkpoints: Path
         assert client.post("/models/got/evict").json()["message"] == "It was not in memory."
 
 
+@pytest.mark.slow
 def test_a_storm_across_the_instant_of_eviction_loses_none(start: Start, line: bytes) -> None:
     """In each round the clients come back while the model is about to go: every answer is there and the same."""
     server = start("--port", "0", OCR_MLX_PAGE_CACHE_MB="0", OCR_MLX_MODEL="builtin")
@@ -180,6 +181,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_memory_that_is_too_small_for_all(start: Start, checkpoints: Path, line: bytes) -> None:
     """Four families for four clients where two fit: the limit holds at every look, and nobody is refused."""
     server = start("--port", "0", command=("-c", SMALL), OCR_MLX_KEEP_ALIVE="60", OCR_MLX_PAGE_CACHE_MB="0")

@@ -38,6 +38,7 @@ def test_the_composition_is_whole() -> None:
         assert set(service.get("depends_on", ())) <= set(services)
         mounted = {volume.partition(":")[0] for volume in service.get("volumes", ())}
         assert mounted <= set(composed["volumes"])
+    assert services["server"]["environment"]["OCR_MLX_TOKEN"].startswith("${OCR_MLX_TOKEN:?")  # others can reach it
     assert all(port.startswith("127.0.0.1:") for port in services["server"]["ports"])
     assert (DEPLOY / services["server"]["build"]["dockerfile"].removeprefix("deploy/")).is_file()
 

@@ -245,6 +245,7 @@ def test_the_last_of_a_hundred_is_not_its_p99() -> None:
     assert bench_server._share([4.0], 0.99) == 4.0
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_server_is_asked_while_it_reads() -> None:
     found = bench_server.measure("builtin", seconds=0.8, clients=2, every=0.02, idle=0.1)

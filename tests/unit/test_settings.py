@@ -35,6 +35,9 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("OCR_MLX_ALLOWED_HOSTS", "Ocr.Example, b:80,", "allowed_hosts", ("ocr.example", "b:80")),
         ("OCR_MLX_ALLOWED_ORIGINS", "https://App.example/", "allowed_origins", ("https://app.example",)),
         ("OCR_MLX_ALLOWED_ORIGINS", "none", "allowed_origins", ()),
+        ("OCR_MLX_ALLOWED_ORIGINS", "file://, http://b:1", "allowed_origins", ("file://", "http://b:1")),
+        ("OCR_MLX_OPEN", "1", "open", True),
+        ("OCR_MLX_RENDER_PROCESSES", "16", "render_processes", 16),
         ("DEFAULT_MODEL", "builtin", "model", "builtin"),
         ("API_KEY", "k", "token", "k"),
         ("MODEL_CACHE_DIR", "/m", "models_dir", Path("/m")),
@@ -75,6 +78,11 @@ def test_the_products_own_name_wins_over_an_alias() -> None:
         ("OCR_MLX_QUEUE", "0"),
         ("OCR_MLX_ALLOWED_ORIGINS", "*"),
         ("OCR_MLX_ALLOWED_ORIGINS", "app.example"),
+        ("OCR_MLX_ALLOWED_ORIGINS", "null"),
+        ("OCR_MLX_ALLOWED_ORIGINS", "https://*"),
+        ("OCR_MLX_ALLOWED_ORIGINS", "https://app.example/page"),
+        ("OCR_MLX_ALLOWED_ORIGINS", "https://me@app.example"),
+        ("OCR_MLX_RENDER_PROCESSES", "17"),
         ("OCR_MLX_ALLOWED_HOSTS", "http://a"),
         ("OCR_MLX_RENDER_TIMEOUT", "soon"),
         ("OCR_MLX_CONTRACT", "sixth"),
@@ -119,6 +127,43 @@ def test_a_wrong_secret_is_not_repeated(name: str) -> None:
     assert name in str(caught.value) and "two" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["s3cret", "s3cret\n", " s3cret \r\nmore\n"])
+def test_a_token_may_come_in_a_file(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content.encode())
+    for others in ({}, {"API_KEY": "theirs"}):
+        settings = Settings.from_env({"OCR_MLX_TOKEN_FILE": str(file), **others})
+        assert (settings.token, settings.token_file) == ("s3cret", file)
+
+
+@pytest.mark.parametrize("content", [b"", b"\ns3cret", b"two words", b"\xff\xfe", b"\x00", b"s\xc3\xa9cret"])
+def test_a_file_without_a_token_is_told_without_its_content(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(InvalidSetting, match="OCR_MLX_TOKEN_FILE") as caught:
+        Settings.from_env({"OCR_MLX_TOKEN_FILE": str(file)})
+    assert "cret" not in str(caught.value) and "two" not in str(caught.value) and str(tmp_path) not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InvalidSetting, match="cannot be read") as caught:
+            Settings.from_env({"OCR_MLX_TOKEN_FILE": str(path)})
+        assert str(tmp_path) not in str(caught.value)
+
+
+def test_one_token_is_enough(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="both set"):
+        Settings.from_env({"OCR_MLX_TOKEN_FILE": str(tmp_path), "OCR_MLX_TOKEN": "t"})
+
+
+def test_secrets_stay_out_of_what_is_printed() -> None:
+    settings = Settings.from_env(
+        {name: "http" for name in ("OCR_MLX_TOKEN", "OCR_MLX_WEBHOOK_SECRET", "OCR_MLX_REMOTE_KEY")}
+    )
+    assert "token=" not in repr(settings) and "secret" not in repr(settings) and "remote_key" not in repr(settings)
+
+
 def test_limits_default_to_those_of_the_pages() -> None:
     settings, fetch, pages = Settings(), FetchLimits(), PageLimits()
     assert settings.max_file_mb * 1024 * 1024 == fetch.max_bytes == pages.max_bytes
@@ -151,6 +196,7 @@ def test_every_setting_reaches_the_engine() -> None:
             "OCR_MLX_MAX_PAGE_POINTS": "11",
             "OCR_MLX_RENDER_TIMEOUT": "12",
             "OCR_MLX_RENDER_MEMORY_MB": "256",
+            "OCR_MLX_RENDER_PROCESSES": "3",
         }
     ).engine_options()
     assert (options.default_model, options.keep_alive, options.offline, options.cache_dir) == (
@@ -160,6 +206,7 @@ def test_every_setting_reaches_the_engine() -> None:
         Path("/models"),
     )
     assert (options.dtype, options.queue_limit, options.max_rows) == ("bfloat16", 5, 6)
+    assert options.render_processes == 3
     assert options.fetch == FetchLimits(
         max_bytes=7 * 1024 * 1024, timeout=8.0, allow_urls=False, allow_private=True, file_roots=(Path("/a"),)
     )
@@ -204,7 +251,8 @@ def test_nobody_else_reads_the_environment() -> None:
         for path in SOURCE.rglob("*.py")
         if re.search(r"os\.environ|os\.getenv|from os import environ", path.read_text("utf-8"))
     ]
-    assert sorted(readers) == ["client/locate.py", "settings/__init__.py"]  # the client is a program of its own
+    # The client is a program of its own; a page process gets the little of the environment that Python needs.
+    assert sorted(readers) == ["client/locate.py", "pages/process.py", "settings/__init__.py"]
 
 
 def test_a_slip_in_a_name_is_found() -> None:

@@ -140,13 +140,18 @@ def context(
 
 
 @contextmanager
-def serving(service: FakeService, settings: Settings | None = None, jobs: Jobs | None = None) -> Iterator[str]:
-    """The address of a running server."""
+def serving(
+    service: FakeService,
+    settings: Settings | None = None,
+    jobs: Jobs | None = None,
+    shutdown: Callable[[], None] | None = None,
+) -> Iterator[str]:
+    """The address of a running server. `shutdown` is called instead of its end when a request asks for that."""
     settings = settings or Settings()
     with ports.listen("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
         ready = threading.Event()
-        made = context(service, settings, port=port, shutdown=lambda: server.end(), jobs=jobs)
+        made = context(service, settings, port=port, shutdown=shutdown or (lambda: server.end()), jobs=jobs)
         server = Sidecar(uvicorn_config(create_app(made), settings), drain=settings.drain, on_ready=ready.set)
         server.expire = made.runner.stop
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})

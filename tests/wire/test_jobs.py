@@ -255,7 +255,7 @@ def test_models_that_nobody_knows(client: httpx.Client, jobs: FakeJobs, engine: 
     answer = send(client, engine=engine)
     assert answer.status_code == 400
     assert answer.json() == {
-        "detail": f"Model '{engine.strip()}' is not registered. Check /models for available models."
+        "detail": f"Model '{engine.strip().replace(chr(0), '?')}' is not registered. Check /models for available models."
     }
     assert not jobs.kept
 

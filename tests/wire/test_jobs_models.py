@@ -254,7 +254,9 @@ def test_models_that_nobody_knows(client: httpx.Client, jobs: FakeJobs, name: st
     assert client.post(f"/models/{quote(name, safe='/')}/evict").status_code == 404
     answer = client.post("/models/switch", json={"model": name})
     assert answer.status_code == 400
-    assert answer.json() == {"detail": f"Unknown model: {name}. Use GET /models to list available models."}
+    assert answer.json() == {
+        "detail": f"Unknown model: {name.replace(chr(0), '?')}. Use GET /models to list available models."
+    }
     assert jobs.current is None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,10 +15,11 @@ import pytest
 from ocr_mlx import errors
 from ocr_mlx.domain import UNSET, Block, OcrRequest, OcrResult, PageError, PageStatus, Upload
 from ocr_mlx.errors import OcrMlxError
-from ocr_mlx.server.lighton import convert
+from ocr_mlx.server.lighton import convert, routes
+from ocr_mlx.server.running import EngineSlot
 from ocr_mlx.settings import Settings
 from tests.wire.fake_jobs import FakeJobs
-from tests.wire.fakes import FakeService, names_the_media, page, serving
+from tests.wire.fakes import FakeService, context, names_the_media, page, serving
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 LIGHTON = "lightonai/LightOnOCR-2-1B"
@@ -161,6 +164,28 @@ def test_info_tells_the_real_device_and_model(client: httpx.Client, service: Fak
     assert answer == {"engine": "huggingface", "device": answer["device"], "model": LIGHTON, "api_version": "v1"}
     assert answer["device"] in (("gpu", "cpu", "metal") if sys.platform == "darwin" else ("gpu", "cpu"))
     assert not service.requests
+
+
+@pytest.mark.parametrize(("named", "waits"), [("", True), ("cuda", False)])
+def test_info_waits_for_the_engine_only_to_learn_the_device(
+    named: str, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, asked = threading.Event(), list[str]()
+    engine = EngineSlot(lambda: go.wait(10) and FakeService())  # type: ignore[arg-type,return-value]
+    made = replace(context(FakeService(), Settings(device=named)), engine=engine)
+    monkeypatch.setattr(convert, "device", lambda _settings: asked.append(engine.state) or "cpu")
+    with ThreadPoolExecutor(1) as threads:
+        told = threads.submit(routes._info, made)
+        if waits:
+            with pytest.raises(TimeoutError):
+                told.result(0.1)
+            assert asked == [] and engine.state == "starting", "no array library is loaded beside the engine"
+        else:
+            assert told.result(10).device == "cpu"
+        go.set()
+        assert told.result(10).device == "cpu"
+    assert asked == ["ready" if waits else "starting"]
+    made.runner.close()
 
 
 def test_with_vllm_everything_says_so() -> None:

@@ -131,7 +131,8 @@ def test_out_of_range_is_422(client: httpx.Client, service: FakeService, field: 
     answer = client.post("/ocr", json=DATA | {field: value})
     assert answer.status_code == 422
     [violation] = answer.json()["detail"]
-    assert (violation["type"], violation["loc"][:2], violation["input"]) == (kind, ["body", field], value)
+    assert (violation["type"], violation["loc"][:2]) == (kind, ["body", field])
+    assert ("input" in violation) is not isinstance(value, str) and violation.get("input", value) == value
     assert not service.requests
 
 

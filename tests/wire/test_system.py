@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 
@@ -74,7 +75,12 @@ def test_openapi_is_at_both_addresses(url: str) -> None:
 
 
 def test_docs_are_there(url: str) -> None:
-    assert {httpx.get(f"{url}{path}").status_code for path in ("/docs", "/redoc")} == {200}
+    for path in ("/docs", "/redoc"):
+        assert (httpx.get(f"{url}{path}").status_code, httpx.head(f"{url}{path}").status_code) == (200, 200)
+        page = httpx.get(f"{url}{path}").text
+        foreign = re.findall(r'<(?:script|link)[^>]*"(https?://[^"]+)"([^>]*)', page)
+        assert foreign and all("@" in address and 'integrity="sha384-' in rest for address, rest in foreign)
+        assert page.count("https://") == len(foreign)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

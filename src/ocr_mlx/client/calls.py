@@ -70,7 +70,8 @@ class Call(Generic[T]):
 
 def connection(base_url: str | None, token: str | None, timeout: float | None) -> dict[str, Any]:
     """How both clients set up httpx. A proxy of the environment is not asked for a server on this machine."""
-    url = (base_url or local_server()).strip().rstrip("/")
+    found, made = (base_url, None) if base_url else local_server()
+    url, token = found.strip().rstrip("/"), token or made
     _check_address(url)
     return {
         "base_url": url,

@@ -15,9 +15,14 @@ _INSTANCE = "X-OCR-MLX-Instance"
 _PATIENCE = 1.0
 
 
-def local_server() -> str:
-    """The address of the newest server of this user that answers, else the usual one."""
-    return next((record["url"] for record in _records(_state_folder()) if _answers(record)), DEFAULT_URL)
+def local_server() -> tuple[str, str | None]:
+    """Address and token of the newest server of this user that answers, else the usual address.
+
+    The token is there where the server made one for its run; one that was set is the user's to give.
+    """
+    found = next((record for record in _records(_state_folder()) if _answers(record)), {"url": DEFAULT_URL})
+    token = found.get("token")
+    return found["url"], token if isinstance(token, str) else None
 
 
 def _state_folder() -> Path:

@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ocr_mlx import __version__
-from ocr_mlx.server import errors, guard, system
+from ocr_mlx.server import docs, errors, guard, system
 from ocr_mlx.server import openapi as openapi_document
 from ocr_mlx.server.deepseek import routes as deepseek
 from ocr_mlx.server.deps import ServerContext
@@ -21,8 +21,10 @@ from ocr_mlx.server.ocr import routes as ocr
 from ocr_mlx.server.openai import routes as openai
 
 DESCRIPTION = "Reads images and PDFs with native MLX models, on this machine."
-SURFACES = (jobs, ocr, llm, openai, lighton, deepseek, system)
+SURFACES = (jobs, ocr, llm, openai, lighton, deepseek, system, docs)
 """Jobs stand first: they take the multipart half of `/ocr`."""
+WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104
+"""Addresses to listen on that stand for all of the machine's."""
 EXPOSED = (
     "X-OCR-MLX-Pages",
     "X-OCR-MLX-Status",
@@ -38,10 +40,13 @@ EXPOSED = (
 def create_app(context: ServerContext) -> FastAPI:
     """An application around `context`; nothing runs until a server runs it."""
     app = FastAPI(
-        title="OCR MLX API",
+        title=docs.TITLE,
         version=__version__,
         description=DESCRIPTION,
         generate_unique_id_function=_operation_id,
+        openapi_url=docs.OPENAPI,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.context = context
     for surface in SURFACES:
@@ -54,7 +59,7 @@ def create_app(context: ServerContext) -> FastAPI:
 
 def _operation_id(route: APIRoute) -> str:
     """`tag-name`: clients are generated from these."""
-    return f"{route.tags[0]}-{route.name}"
+    return f"{route.tags[0] if route.tags else 'page'}-{route.name}"
 
 
 def _guard(app: FastAPI, context: ServerContext) -> None:
@@ -64,15 +69,21 @@ def _guard(app: FastAPI, context: ServerContext) -> None:
     if settings.token:
         app.add_middleware(guard.TokenGuard, token=settings.token)
     app.add_middleware(guard.BodyTypeGuard)
+    app.add_middleware(guard.HeaderGuard)
     app.add_middleware(Cors, allowed=settings.allowed_origins, under_api=settings.deepseek_origins)
     app.add_middleware(guard.OriginGuard, allowed=settings.allowed_origins, under_api=settings.deepseek_origins)
-    app.add_middleware(guard.HostGuard, port=context.port, extra=(*settings.allowed_hosts, *_own_name(settings.host)))
+    app.add_middleware(
+        guard.HostGuard,
+        port=context.port,
+        extra=(*settings.allowed_hosts, *_own_name(settings.host)),
+        own_address=settings.host in WILDCARDS,
+    )
     app.add_middleware(guard.RequestLog, instance=context.instance, count=context.metrics.request)
 
 
 def _own_name(host: str) -> tuple[str, ...]:
     """An address that was chosen on purpose may be called by its name; a wildcard has none."""
-    if host in ("", "0.0.0.0", "::", *guard.LOOPBACK):  # noqa: S104
+    if host in (*WILDCARDS, *guard.LOOPBACK):
         return ()
     return (f"[{host}]" if ":" in host else host.lower(),)
 
@@ -88,6 +99,7 @@ class Cors:
                 allow_methods=("GET", "POST", "DELETE"),
                 allow_headers=("Authorization", "Content-Type", "Last-Event-ID", "X-Request-ID"),
                 expose_headers=EXPOSED,
+                allow_private_network=True,
             )
 
         self._everywhere, self._api = answers(allowed), answers((*allowed, *under_api))

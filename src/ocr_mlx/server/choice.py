@@ -16,12 +16,15 @@ class ModelChoice:
         """`current` is what `/models/switch` chose, None before it did."""
         self._settings = settings
         self._current = current
+        named = (settings.default_model, settings.model_name, settings.deepseek_model)
+        self._trusted = frozenset(str(one) for one in named if one)
 
     def pick(self, requested: str, service: str) -> str:
         """The model for a request to this service (a name of `settings.NATIVE`), as the engine wants it.
 
         What the request names; else what `/models/switch` chose; else what the settings say; else the service's own.
-        Raises UnknownModel for a bare word that is no alias.
+        Raises UnknownModel for a bare word that is no alias, SourceForbidden for a folder outside the roots of files and
+        for an engine elsewhere that is not allowed, InvalidOption for an engine's address that is none.
         """
         return self._placed(requested.strip() or self._current() or self._chosen(service))
 
@@ -48,15 +51,18 @@ class ModelChoice:
 
     def _placed(self, name: str) -> str:
         """Where that model is read: a folder that the settings name, the engine elsewhere, or here."""
+        from ocr_mlx.engine.fence import check_folder
+        from ocr_mlx.engine.remote import is_reference, reference
         from ocr_mlx.model.registry import is_folder_name, resolve_name
 
-        if name.startswith("openai+"):
+        settings = self._settings
+        if is_reference(name):
+            settings.remote_options().find(name)
             return name
-        settings, known = self._settings, resolve_name(name)
+        known = resolve_name(name)
+        check_folder(name, settings.file_roots or None, self._trusted)
         if settings.deepseek_model is not None and known.lower() == _DEEPSEEK:
             return str(settings.deepseek_model)
         if settings.model_source == "vllm" and not is_folder_name(known):
-            from ocr_mlx.engine.remote import reference
-
             return reference(settings.remote_endpoint, known)
         return name

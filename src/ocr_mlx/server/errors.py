@@ -58,6 +58,8 @@ INVALID = "invalid_request"
 OPENAI_TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's error types that do not follow from the status's first digit."""
 _SHORT = 100
+_LONGEST = 60.0
+"""Seconds that a client is told to wait at most."""
 _UNREADABLE = "There was an error parsing the body"
 """FastAPI's words."""
 _SECRET = frozenset({"password", "api_key"})
@@ -153,7 +155,15 @@ def install(app: FastAPI) -> None:
 async def _known(request: Request, error: Exception) -> Response:
     assert isinstance(error, OcrMlxError)  # noqa: S101 - the signature that Starlette wants is wider
     log.warning("failed: %s", error.code)
-    return answer(request.scope, status_of(type(error)), str(error), code=error.code)
+    return answer(request.scope, status_of(type(error)), str(error), code=error.code, headers=when(error))
+
+
+def when(error: OcrMlxError) -> dict[str, str]:
+    """The Retry-After of an error that knows it; the others have that of their status."""
+    seconds = error.seconds if isinstance(error, errors.QueueFull) else None
+    if seconds is None:
+        return {}
+    return {"Retry-After": str(math.ceil(min(max(seconds, 1.0), _LONGEST)))}
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -188,14 +198,14 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _violation(item: Mapping[str, Any]) -> dict[str, Any]:
-    """One violation in FastAPI's shape. The input is echoed only where it is short, harmless and valid JSON."""
+    """One violation in FastAPI's shape. No text is echoed: it may be a document's."""
     violation = {"type": item["type"], "loc": list(item["loc"]), "msg": item["msg"]}
     if "UploadFile" in item["msg"]:
         return violation | {"msg": "Value error, a file was expected here, not text"}
     if "ctx" in item:
         violation["ctx"] = {key: value if _plain(value) else str(value) for key, value in item["ctx"].items()}
     if "input" in item and _SECRET.isdisjoint(item["loc"]):
-        if _plain(item["input"]) or item["input"] in ({}, []):
+        if not isinstance(item["input"], str) and (_plain(item["input"]) or item["input"] in ({}, [])):
             violation["input"] = item["input"]
     return violation
 

@@ -1,7 +1,8 @@
-"""What stands before every route, in this order: request log, Host, Origin, body type, token, body size.
+"""What stands before every route, in this order: request log, Host, Origin, header fields, body type, token, body size.
 
-Nothing that a web page of another site can make a browser send gets past Host and Origin; what such a page can send
-without an Origin (a top-level visit, an image) meets routes that change nothing, or `refuse_cross_site`.
+Nothing that a web page of another site can make a browser send gets past Host and Origin, except a visit: a link that
+somebody follows. Visits meet routes that change nothing; those with a secret or an effect refuse them themselves
+(`refuse_pages`, `refuse_visits`), and also what an old browser sends that says nothing about the page behind it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,19 @@ QUIET_PATHS = OPEN_PATHS | {"/metrics"}
 """Asked again and again by machines: logged at level debug only."""
 BODY_TYPES = ("application/json", "multipart/form-data")
 INSTANCE_HEADER = "X-OCR-MLX-Instance"
+ISOLATED = {
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+"""On every answer: no page of another site may show it, include it or hold on to its window."""
+ONCE = ("authorization", "content-length", "content-type", "origin", "transfer-encoding")
+"""Header fields that two readers could read differently if they came twice."""
+_NAMELESS = "A web page of another site may not ask for this. OCR_MLX_ALLOWED_ORIGINS may name its origin."
+_PORT = re.compile(r":[0-9]+\Z")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DRAIN_BYTES = 64 * 1024 * 1024
 _DRAIN_SECONDS = 10.0
@@ -66,7 +80,7 @@ class RequestLog:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update({"X-Request-ID": name, INSTANCE_HEADER: self._instance})
+                MutableHeaders(scope=message).update({"X-Request-ID": name, INSTANCE_HEADER: self._instance} | ISOLATED)
             sent += len(message.get("body", b""))
             await send(message)
 
@@ -116,31 +130,42 @@ def _plain(text: str) -> str:
 class HostGuard:
     """Refuses a Host that is not this server's: a page that rebinds its own name to 127.0.0.1 gets nothing."""
 
-    def __init__(self, app: ASGIApp, *, port: int, extra: Iterable[str] = ()) -> None:
-        """`extra` are names (any port), `name:port`, or `*`."""
+    def __init__(self, app: ASGIApp, *, port: int, extra: Iterable[str] = (), own_address: bool = False) -> None:
+        """`extra` are names (any port), `name:port`, or `*`; `own_address` adds the address that a connection came to."""
         self._app = app
         self._names = {name for name in extra if name != "*"}
         self._names |= {f"{name}:{port}" for name in LOOPBACK} | (set(LOOPBACK) if port == 80 else set())
         self._any = "*" in set(extra)
+        self._own_address = own_address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http" and not self._known(Headers(scope=scope).getlist("host")):
+        if scope["type"] == "http" and not self._known(Headers(scope=scope).getlist("host"), scope):
             refusal = answer(scope, 403, "This Host is not served here. OCR_MLX_ALLOWED_HOSTS may name it.")
             return await refusal(scope, receive, send)
         await self._app(scope, receive, send)
 
-    def _known(self, hosts: list[str]) -> bool:
+    def _known(self, hosts: list[str], scope: Scope) -> bool:
         if len(hosts) != 1:
             return False
         host = hosts[0].lower()
-        return self._any or host in self._names or re.sub(r":\d+$", "", host) in self._names
+        if self._any or host in self._names or _PORT.sub("", host) in self._names:
+            return True
+        return self._own_address and host == _address(scope)
+
+
+def _address(scope: Scope) -> str:
+    """Where the connection came in, as a Host field names it. No page can give its own name to an address."""
+    host, port = scope.get("server") or ("", 0)
+    host = host.removeprefix("::ffff:")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class OriginGuard:
-    """Refuses a web origin that is neither allowed nor this server's own.
+    """Refuses what a web page sends whose origin is neither allowed nor this server's own.
 
-    No Origin at all is fine, since no page sent it, unless the browser says that one of another site did.
+    Without an Origin it is what the browser says of the page that counts: one of another site gets nothing but visits. A
+    browser too old to say anything may look, and change nothing. Programs say neither, and are let in.
     """
 
     def __init__(self, app: ASGIApp, *, allowed: Collection[str], under_api: Collection[str] = ()) -> None:
@@ -151,18 +176,19 @@ class OriginGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http" and not self._allows(scope, Headers(scope=scope)):
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        origins = headers.getlist("origin")
+        if not origins and not _allows_nameless(scope["method"], headers):
+            return await answer(scope, 403, _NAMELESS)(scope, receive, send)
+        if origins and not (
+            len(origins) == 1 and self._fits(origins[0].lower(), headers.get("host", "").lower(), scope)
+        ):
             setting = "OCR_MLX_DEEPSEEK_ORIGINS" if is_api(scope) else "OCR_MLX_ALLOWED_ORIGINS"
             refusal = answer(scope, 403, f"This Origin may not call the server. {setting} may name it.")
             return await refusal(scope, receive, send)
         await self._app(scope, receive, send)
-
-    def _allows(self, scope: Scope, headers: Headers) -> bool:
-        origins = headers.getlist("origin")
-        if not origins:
-            nameless = headers.get("sec-fetch-site", "none") == "cross-site"
-            return not nameless or scope["method"] in ("GET", "HEAD", "OPTIONS")
-        return len(origins) == 1 and self._fits(origins[0].lower(), headers.get("host", "").lower(), scope)
 
     def _fits(self, origin: str, host: str, scope: Scope) -> bool:
         if origin in self._allowed or origin in (f"http://{host}", f"https://{host}"):
@@ -170,9 +196,53 @@ class OriginGuard:
         return is_api(scope) and not self._under_api.isdisjoint((origin, "*"))
 
 
+def _allows_nameless(method: str, headers: Headers) -> bool:
+    """Whether a request without an Origin may pass: a program's, the server's own page's, or a visit."""
+    harmless = method in ("GET", "HEAD", "OPTIONS")
+    site = headers.get("sec-fetch-site")
+    if site is None:
+        return harmless or not _is_browser(headers)
+    return site in ("none", "same-origin") or (harmless and _is_visit(headers))
+
+
+def _is_visit(headers: Headers) -> bool:
+    """Whether a browser opens the address in a window of its own: not in a frame, not as part of a page."""
+    return headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+
+
+def _is_browser(headers: Headers) -> bool:
+    """Whether a browser sent it. PowerShell calls itself one, and is none."""
+    agent = headers.get("user-agent", "")
+    return agent.startswith("Mozilla/") and "PowerShell/" not in agent
+
+
 def is_api(scope: Scope) -> bool:
     """Whether the route is of the service that has an origin list of its own."""
     return str(scope["path"]).startswith("/api/")
+
+
+class HeaderGuard:
+    """Refuses header fields that could be read in two ways: doubled ones, and two claims about the body's length."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        wrong = _ambiguous(Headers(scope=scope)) if scope["type"] == "http" else ""
+        if wrong:
+            return await answer(scope, 400, wrong, headers={"Connection": "close"})(scope, receive, send)
+        await self._app(scope, receive, send)
+
+
+def _ambiguous(headers: Headers) -> str:
+    """What is wrong, empty where nothing is."""
+    for name in ONCE:
+        if len(headers.getlist(name)) > 1:
+            return f"{name.title()} may be sent once."
+    if "content-length" in headers and "transfer-encoding" in headers:
+        return "Content-Length and Transfer-Encoding exclude each other."
+    return ""
 
 
 class BodyTypeGuard:
@@ -266,8 +336,24 @@ async def _drain(receive: Receive) -> None:
                 pass
 
 
-def refuse_cross_site(request: Request) -> None:
-    """For GET routes with an effect or a secret: raise 403 when a browser sent the request on behalf of any page."""
-    site = request.headers.get("sec-fetch-site", "none")
-    if "origin" in request.headers or site not in ("none", "same-origin"):
+def refuse_pages(request: Request) -> None:
+    """For GET routes with a secret: raise 403 when a browser sent the request on behalf of any page, or does not say."""
+    if _is_from_a_page(request.headers):
         raise HTTPException(403, "Web pages may not do this.")
+
+
+def refuse_visits(request: Request) -> None:
+    """For GET routes with an effect: raise 403 for visits as well.
+
+    Who opens a link in a mail, or an address that answers with a redirect, is told from nobody who typed this one.
+    """
+    refuse_pages(request)
+    if request.headers.get("sec-fetch-mode") == "navigate":
+        raise HTTPException(403, "Web pages may not do this, and browsers cannot tell them apart. Send a POST.")
+
+
+def _is_from_a_page(headers: Headers) -> bool:
+    site = headers.get("sec-fetch-site")
+    if "origin" in headers or site is not None:
+        return "origin" in headers or site not in ("none", "same-origin")
+    return "referer" in headers or _is_browser(headers) or headers.get("accept", "").startswith("image/")

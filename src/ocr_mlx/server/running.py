@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from starlette.types import Receive
 
 from ocr_mlx.domain import DocumentStarted, Event, ModelProgress, OcrRequest, OcrResult, OnEvent, Page
-from ocr_mlx.errors import OcrMlxError, ShuttingDown
+from ocr_mlx.errors import Cancelled, OcrMlxError, ShuttingDown
 from ocr_mlx.utils.logs import where
 
 if TYPE_CHECKING:
@@ -206,7 +206,12 @@ class DocumentRunner:
 
         def work() -> OcrResult:
             request = prepare()
-            return self._engine.wait().run(request, on_event, cancel=cancel)
+            try:
+                return self._engine.wait().run(request, on_event, cancel=cancel)
+            except Cancelled:  # before its first page
+                if self._stopped:
+                    raise _ending() from None
+                raise
 
         return asyncio.get_running_loop().run_in_executor(self._pool, lambda: context.run(work))
 

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ocr_mlx import __version__
 from ocr_mlx.server.deps import Context, ServerContext
-from ocr_mlx.server.guard import refuse_cross_site
+from ocr_mlx.server.guard import refuse_pages, refuse_visits
 from ocr_mlx.server.metrics import CONTENT_TYPE
 from ocr_mlx.server.running import Service
 from ocr_mlx.settings import ABOUT, DEEPSEEK_MODES, HEALTHY, Settings
@@ -61,7 +61,7 @@ async def readyz(context: Context) -> Response:
     return JSONResponse(told, 200 if ready else 503, headers=NO_CACHE)
 
 
-@router.get("/shutdown", tags=["shutdown"], response_class=PlainTextResponse, dependencies=[Depends(refuse_cross_site)])
+@router.get("/shutdown", tags=["shutdown"], response_class=PlainTextResponse, dependencies=[Depends(refuse_visits)])
 async def shutdown(context: Context) -> Response:
     """End the server: running work may finish for a while. Not for web pages."""
     return _shut_down(context)
@@ -77,13 +77,13 @@ def _shut_down(context: ServerContext) -> Response:
     return PlainTextResponse("Shutting down...", background=BackgroundTask(context.shutdown))
 
 
-@router.get("/logs", tags=["logs"], response_class=PlainTextResponse, dependencies=[Depends(refuse_cross_site)])
+@router.get("/logs", tags=["logs"], response_class=PlainTextResponse, dependencies=[Depends(refuse_pages)])
 async def get_logs(context: Context) -> Response:
     """The last lines of the log. They never hold a document's text. Not for web pages."""
     return PlainTextResponse(context.logs.text(), headers=NO_CACHE)
 
 
-@router.get("/metrics", tags=["metrics"], response_class=PlainTextResponse, dependencies=[Depends(refuse_cross_site)])
+@router.get("/metrics", tags=["metrics"], response_class=PlainTextResponse, dependencies=[Depends(refuse_pages)])
 async def metrics(context: Context) -> Response:
     """What the server counts, in Prometheus's text format. Neither wakes nor keeps a model. Not for web pages."""
     return Response(context.metrics.text(), headers=NO_CACHE, media_type=CONTENT_TYPE)

@@ -31,7 +31,7 @@ def headers(result: OcrResult) -> dict[str, str]:
     told = {
         "X-OCR-MLX-Pages": str(len(statuses)),
         "X-OCR-MLX-Status": listed,
-        "X-OCR-MLX-Model": quote(result.model, safe="/:@ ~"),
+        "X-OCR-MLX-Model": quote(result.model, safe="/:@ ~", errors="replace"),
     }
     reason = next((page.error.code for page in result.pages if page.error), "")
     return told | ({"X-OCR-MLX-Error": reason} if reason else {})

@@ -16,9 +16,11 @@ from ocr_mlx.settings.core import DEFAULT_MODEL, MEBIBYTE, TAURI_ORIGINS
 from ocr_mlx.settings.kinds import PREFIX, InvalidSetting, Kind
 from ocr_mlx.settings.presets import ABOUT, DEEPSEEK_MODES, HEALTHY, NATIVE, PRESETS
 from ocr_mlx.settings.services import ServiceSettings
+from ocr_mlx.settings.token_file import read_token
 
 if TYPE_CHECKING:
     from ocr_mlx.engine.build import EngineOptions
+    from ocr_mlx.engine.remote import RemoteOptions
     from ocr_mlx.jobs.options import JobOptions
 
 __all__ = [
@@ -50,7 +52,12 @@ class Settings(ServiceSettings):
             env["OCR_MLX_CONTRACT"] = contract
         for name, value in _redis(env).items():
             env.setdefault(name, value)
-        return cls(**{spec.name: value for spec in fields(cls) for value in _read(spec, env)})
+        given = {spec.name: value for spec in fields(cls) for value in _read(spec, env)}
+        if "token_file" in given:
+            if env.get("OCR_MLX_TOKEN", "").strip():
+                raise InvalidSetting("OCR_MLX_TOKEN and OCR_MLX_TOKEN_FILE are both set.", hint="Set one of them.")
+            given["token"] = read_token(given["token_file"])
+        return cls(**given)
 
     @classmethod
     def unknown(cls, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
@@ -70,7 +77,6 @@ class Settings(ServiceSettings):
 
         load_blas(self.blas)
         from ocr_mlx.engine.build import EngineOptions
-        from ocr_mlx.engine.remote import RemoteOptions
 
         max_bytes = self.max_file_mb * MEBIBYTE
         return EngineOptions(
@@ -88,6 +94,7 @@ class Settings(ServiceSettings):
             page_cache_bytes=self.page_cache_mb * MEBIBYTE,
             page_cache_dir=self.page_cache_dir,
             page_cache_ttl=self.page_cache_ttl,
+            render_processes=self.render_processes,
             fetch=FetchLimits(
                 max_bytes=max_bytes,
                 timeout=self.fetch_timeout,
@@ -96,13 +103,7 @@ class Settings(ServiceSettings):
                 file_roots=self.file_roots or None,
             ),
             trusted=frozenset(str(one) for one in (self.model, self.model_name, self.deepseek_model) if one),
-            remote=RemoteOptions(
-                endpoint=self.remote_endpoint,
-                key=self.remote_key,
-                at_once=self.remote_at_once,
-                timeout=self.remote_timeout,
-                hosts=frozenset(self.remote_hosts),
-            ),
+            remote=self.remote_options(),
             limits=PageLimits(
                 max_bytes=max_bytes,
                 max_pixels=self.max_pixels,
@@ -111,6 +112,19 @@ class Settings(ServiceSettings):
                 render_timeout=self.render_timeout,
                 memory=self.render_memory_mb * MEBIBYTE,
             ),
+        )
+
+    def remote_options(self) -> RemoteOptions:
+        """Which engines elsewhere may be asked, and how: those of the list, and those of the models that are set."""
+        from ocr_mlx.engine.remote import RemoteOptions, engine_names
+
+        named = (engine_names(name) for name in (self.default_model, self.model_name))
+        return RemoteOptions(
+            endpoint=self.remote_endpoint,
+            key=self.remote_key,
+            at_once=self.remote_at_once,
+            timeout=self.remote_timeout,
+            hosts=frozenset(self.remote_hosts).union(*named),
         )
 
     def job_options(self) -> JobOptions:

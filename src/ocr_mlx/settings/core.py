@@ -9,6 +9,7 @@ from ocr_mlx.pages.fetch import FetchLimits
 from ocr_mlx.pages.limits import PageLimits
 from ocr_mlx.settings.kinds import (
     COUNT,
+    FILE,
     FLAG,
     FOLDER,
     FOLDERS,
@@ -57,8 +58,22 @@ class CoreSettings:
     token: str = setting(
         "TOKEN", "", TOKEN, "`Authorization: Bearer` token on everything but the health routes.", aliases=("API_KEY",)
     )
+    token_file: Path | None = setting(  # noqa: RUF009
+        "TOKEN_FILE", None, FILE, "File whose first line is that token, instead of `OCR_MLX_TOKEN`."
+    )
+    open: bool = setting(
+        "OPEN",
+        False,
+        FLAG,
+        "Serve other machines without a token. Otherwise a server that they can reach makes one for its run, unless one "
+        "is set: `token` in the ready line and the record.",
+    )
     allowed_hosts: tuple[str, ...] = setting(
-        "ALLOWED_HOSTS", (), HOSTS, "Names in the `Host` header that are served besides the loopback ones."
+        "ALLOWED_HOSTS",
+        (),
+        HOSTS,
+        "Names in the `Host` header that are served besides the loopback ones and, where it listens on all of them, the "
+        "machine's own addresses.",
     )
     allowed_origins: tuple[str, ...] = setting(
         "ALLOWED_ORIGINS",
@@ -167,13 +182,19 @@ class CoreSettings:
         "MAX_PAGE_POINTS", _PAGES.max_page_points, number(1), "Longest side of a PDF page in points (1/72 inch)."
     )
     render_timeout: float = setting(
-        "RENDER_TIMEOUT", _PAGES.render_timeout, TIME, "Seconds that opening a PDF or rendering one page may take."
+        "RENDER_TIMEOUT", _PAGES.render_timeout, TIME, "Seconds that opening a document or rendering one page may take."
+    )
+    render_processes: int = setting(
+        "RENDER_PROCESSES",
+        2,
+        integer(1, 16),
+        "Processes that decode images and render PDFs; each starts when it is needed.",
     )
     render_memory_mb: int = setting(
         "RENDER_MEMORY_MB",
         _PAGES.memory // MEBIBYTE,
         integer(128, 2**20),
-        "Address space in MiB of the process that renders PDFs (Linux).",
+        "Address space in MiB of each such process (Linux).",
     )
 
     @property

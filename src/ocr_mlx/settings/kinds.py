@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from ocr_mlx.errors import OcrMlxError
 
 PREFIX = "OCR_MLX_"
 MEBIBYTE = 1024 * 1024
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]*")
+"""As browsers send it: a scheme and a host, perhaps a port; `file://` is Electron's."""
 
 
 class InvalidSetting(OcrMlxError):
@@ -75,8 +78,9 @@ def _token(text: str) -> str:
 def _origins(text: str) -> tuple[str, ...]:
     if text.lower() == "none":
         return ()
-    origins = tuple(part.strip().rstrip("/").lower() for part in text.split(",") if part.strip())
-    if any("://" not in origin or origin == "*" for origin in origins):
+    given = (part.strip().lower() for part in text.split(",") if part.strip())
+    origins = tuple(origin if origin.endswith("://") else origin.removesuffix("/") for origin in given)
+    if not all(_ORIGIN.fullmatch(origin) for origin in origins):
         raise ValueError(text)
     return origins
 
@@ -102,14 +106,22 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:  # the home of nobody
+        raise ValueError(text) from None
+
+
 def _folders(text: str) -> tuple[Path, ...]:
-    return tuple(Path(part).expanduser().absolute() for part in text.split(os.pathsep) if part.strip())
+    return tuple(_path(part) for part in text.split(os.pathsep) if part.strip())
 
 
 FLAG = Kind(parse=_flag, allowed="1 or 0 (also true, false, yes, no, on, off)")
 TEXT = Kind(parse=str, allowed="text")
 TOKEN = Kind(parse=_token, allowed="printable ASCII without spaces", secret=True)
-FOLDER = Kind(parse=lambda text: Path(text).expanduser().absolute(), allowed="a folder")
+FOLDER = Kind(parse=_path, allowed="a folder")
+FILE = Kind(parse=_path, allowed="a file")
 FOLDERS = Kind(parse=_folders, allowed=f"folders, separated by '{os.pathsep}'")
 ORIGINS = Kind(parse=_origins, allowed="origins such as https://app.example, separated by commas, or none; never *")
 HOSTS = Kind(parse=_hosts, allowed="names, or name:port, separated by commas; * for every name")
@@ -142,4 +154,4 @@ def setting(
         "aliases": aliases,
         "contract_aliases": contract_aliases,
     }
-    return field(default=default, metadata=meta)
+    return field(default=default, metadata=meta, repr=not kind.secret)

@@ -194,6 +194,16 @@ def test_what_is_no_server_of_ours_is_passed_over(settings: Settings, state: byt
         assert servers(settings) == []
 
 
+def test_another_server_at_its_port_is_passed_over(settings: Settings) -> None:
+    assert settings.state_dir is not None
+    with serving(b'{"version": "1", "models": []}') as health:
+        record = {"port": 1, "pid": os.getpid(), "url": health.url}
+        records.write(settings.state_dir, record)
+        assert len(servers(settings)) == 1
+        records.write(settings.state_dir, record | {"instance": "gone"})
+        assert servers(settings) == []
+
+
 def test_dead_records_are_passed_over(settings: Settings) -> None:
     note(settings, "http://127.0.0.1:9", 1)
     note(settings, "no address", 2)

@@ -84,7 +84,7 @@ class Living(BaseHTTPRequestHandler):
 
 def test_the_running_server_is_found_by_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OCR_MLX_STATE_DIR", str(tmp_path))
-    assert local_server() == DEFAULT_URL
+    assert local_server() == (DEFAULT_URL, None)
     with ThreadingHTTPServer(("127.0.0.1", 0), Living) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -95,16 +95,24 @@ def test_the_running_server_is_found_by_its_record(tmp_path: Path, monkeypatch: 
             (tmp_path / "server-9.json").write_text("{")
             os.utime(mine, (1, 1))
             os.utime(dead, (2, 2))
-            assert local_server() == url
+            assert local_server() == (url, None)
             with Client() as client:
                 assert client.base_url == url
             assert AsyncClient().base_url == url
             newer = {"port": port, "url": f"http://localhost:{port}", "instance": "mine"}
             (tmp_path / "server-3.json").write_text(json.dumps(newer))
-            assert local_server() == newer["url"]
+            assert local_server() == (newer["url"], None)
+            (tmp_path / "server-3.json").write_text(json.dumps(newer | {"token": "for this run"}))
+            assert local_server() == (newer["url"], "for this run")
+            with Client() as client:
+                assert client._http.headers["authorization"] == "Bearer for this run"
+            with Client(token="mine") as client:
+                assert client._http.headers["authorization"] == "Bearer mine"
+            with Client(str(newer["url"])) as client:
+                assert "authorization" not in client._http.headers
             (tmp_path / "server-3.json").unlink()
             mine.write_text(json.dumps({"port": port, "url": url, "instance": "an older one"}))
-            assert local_server() == DEFAULT_URL
+            assert local_server() == (DEFAULT_URL, None)
         finally:
             server.shutdown()
             thread.join()

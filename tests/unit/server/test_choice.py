@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ocr_mlx.errors import UnknownModel
+from ocr_mlx.errors import SourceForbidden, UnknownModel
 from ocr_mlx.server.choice import ModelChoice
 from ocr_mlx.settings import NATIVE, Settings
 
@@ -61,3 +61,25 @@ def test_an_engine_elsewhere_reads_all_but_folders_and_the_built_in_model() -> N
 def test_a_word_that_means_nothing_is_refused() -> None:
     with pytest.raises(UnknownModel, match="zzz"):
         choice(Settings()).pick("zzz", "jobs")
+
+
+def test_an_engine_elsewhere_is_one_of_the_list_or_of_the_models_that_are_set() -> None:
+    models = choice(
+        Settings(model="openai+http://own:9/v1#m", model_name="openai+broken", remote_hosts=("listed:8000",))
+    )
+    for name in ("openai+http://own:9/v1#m", "openai+http://own:9/v1#other", "openai+http://listed:8000/v1#m"):
+        assert models.pick(name, "ocr_mlx") == name
+    assert models.pick("", "jobs") == "openai+http://own:9/v1#m"
+    for name in ("openai+http://own:8/v1#m", "OpenAI+http://127.0.0.1/v1#m"):
+        with pytest.raises(SourceForbidden):
+            models.pick(name, "ocr_mlx")
+
+
+def test_a_folder_is_inside_the_roots_or_one_that_is_set(tmp_path: Path) -> None:
+    settings = Settings(model=str(tmp_path / "own"), deepseek_model=tmp_path / "deep", file_roots=(tmp_path / "in",))
+    models = choice(settings)
+    assert models.pick("", "ocr_mlx") == str(tmp_path / "own")
+    assert models.pick("deepseek", "deepseek") == str(tmp_path / "deep")
+    assert models.pick(str(tmp_path / "in" / "x"), "ocr_mlx") == str(tmp_path / "in" / "x")
+    with pytest.raises(SourceForbidden):
+        models.pick(str(tmp_path / "out"), "ocr_mlx")

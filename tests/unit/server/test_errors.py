@@ -7,8 +7,9 @@ import pytest
 from starlette.responses import Response
 
 from ocr_mlx import errors
-from ocr_mlx.errors import OcrMlxError
-from ocr_mlx.server.errors import STATUS, answer, status_of, status_of_code
+from ocr_mlx.errors import OcrMlxError, QueueFull, ShuttingDown
+from ocr_mlx.server.errors import RETRY_AFTER, STATUS, answer, status_of, status_of_code, when
+from ocr_mlx.server.openai.problems import of_error
 
 
 def tree(kind: type[OcrMlxError]) -> Iterator[type[OcrMlxError]]:
@@ -73,6 +74,16 @@ def test_the_shape_follows_the_route() -> None:
 
 def test_later_says_when() -> None:
     assert answer({}, 429, "").headers["retry-after"] and "retry-after" not in answer({}, 404, "").headers
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.0, "1"), (0.4, "1"), (7.2, "8"), (4000.0, "60"), (None, RETRY_AFTER[429])]
+)
+def test_a_full_queue_says_when_a_place_is_free(seconds: float | None, told: str) -> None:
+    full = QueueFull("Full.", seconds=seconds)
+    assert answer({}, 429, "Full.", headers=when(full)).headers["retry-after"] == told
+    assert of_error(full).response().headers["retry-after"] == told
+    assert when(ShuttingDown("Soon.")) == {}
 
 
 def test_the_code_is_a_header() -> None:

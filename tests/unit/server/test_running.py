@@ -111,6 +111,20 @@ def test_stopping_cancels_and_says_why() -> None:
     asyncio.run(run())
 
 
+def test_what_stopping_cancels_before_its_first_page_is_told_the_same() -> None:
+    def behave(_request: OcrRequest, cancel: threading.Event) -> OcrResult:
+        assert cancel.wait(10)
+        raise Cancelled("The request was cancelled before its first page.")
+
+    async def run() -> None:
+        runner = make(behave)
+        asyncio.get_running_loop().call_later(0.01, runner.stop)
+        with pytest.raises(ShuttingDown):
+            await runner.run(lambda: REQUEST, stays)
+
+    asyncio.run(run())
+
+
 async def collect(runner: DocumentRunner, receive: Any = stays) -> list[Event]:
     reading = runner.read(lambda: REQUEST)
     return [await reading.opened(receive), *[event async for event in reading.events()]]

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 from ocr_mlx.server.deepseek.pictures import Picture, data_uri
 from ocr_mlx.server.deepseek.schemas import HistoryAnswer, HistoryEntry, OcrAnswer
 from ocr_mlx.settings import Settings
+from ocr_mlx.utils.private import make_private
 from ocr_mlx.utils.records import state_folder
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class History:
         name = f"{int(time.time())}-{secrets.token_hex(4)}"
         temporary = self._folder / f"{_NEW}{name}"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self._folder)
             temporary.mkdir(mode=0o700)
             _fill(temporary, answer.model_copy(update={"history_id": name}), source, kind, pictures)
             temporary.rename(self._folder / name)

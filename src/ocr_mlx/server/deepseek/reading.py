@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
 from ocr_mlx.domain import UNSET, DecodeOverrides, OcrRequest, Upload
-from ocr_mlx.errors import OcrMlxError, SourceTooLarge
+from ocr_mlx.errors import OcrMlxError, SourceTooLarge, UnsupportedMedia
 from ocr_mlx.outputs.outcome import failure
 from ocr_mlx.pages import media
 from ocr_mlx.server import uploads
@@ -126,7 +126,7 @@ def _kind(upload: Upload) -> media.Kind:
         raise HTTPException(400, EMPTY)
     kind = media.detect(upload.data)
     if kind is None:
-        raise HTTPException(400, convert.NOT_A_PAGE)
+        raise HTTPException(400, convert.NOT_A_PAGE, headers={CODE_HEADER: UnsupportedMedia.code})
     return kind
 
 

@@ -10,7 +10,7 @@ from fastapi.responses import PlainTextResponse, Response
 from ocr_mlx.errors import OcrMlxError
 from ocr_mlx.outputs.outcome import failure
 from ocr_mlx.server.deps import Context
-from ocr_mlx.server.errors import answer, status_of, status_of_code
+from ocr_mlx.server.errors import answer, status_of, status_of_code, when
 from ocr_mlx.server.llm import convert
 from ocr_mlx.server.llm.schemas import LLMOCRRequest
 from ocr_mlx.server.texts import headers
@@ -50,7 +50,7 @@ async def llm_ocr(body: LLMOCRRequest, request: Request, context: Context) -> Re
     try:
         result = await context.runner.run(lambda: convert.to_request(body, context.settings), request.receive)
     except OcrMlxError as error:
-        return answer(request.scope, status_of(type(error)), _told(str(error)), code=error.code)
+        return answer(request.scope, status_of(type(error)), _told(str(error)), code=error.code, headers=when(error))
     told, bad = headers(result), failure(result)
     if bad is None:
         return PlainTextResponse(convert.clean(result.text).encode("utf-8", "replace"), headers=told)

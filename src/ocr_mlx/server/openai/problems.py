@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from fastapi.responses import JSONResponse
@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from ocr_mlx import errors
 from ocr_mlx.domain import PageError
 from ocr_mlx.errors import OcrMlxError
-from ocr_mlx.server.errors import CODE_HEADER, RETRY_AFTER, kind_of_code, openai_error, status_of
+from ocr_mlx.server.errors import CODE_HEADER, RETRY_AFTER, kind_of_code, openai_error, status_of, when
 
 log = logging.getLogger(__name__)
 _ASKED_WRONG = (errors.SourceError, errors.PageError, errors.InvalidOption, errors.PromptTooLong)
@@ -23,9 +23,18 @@ MODEL_NOT_FOUND = "model_not_found"
 class Refused(Exception):
     """An error answer on its way out. `param` is the field that is to blame, where one is."""
 
-    def __init__(self, status: int, message: str, *, code: str, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self._headers = headers or {}
         self.message = message.encode("utf-8", "replace").decode()
         self.code = MODEL_NOT_FOUND if code in _NO_MODEL else code
         self.param = "model" if code in _NO_MODEL else param
@@ -40,12 +49,13 @@ class Refused(Exception):
         headers = {CODE_HEADER: self.code}
         if self.status in RETRY_AFTER:
             headers["Retry-After"] = RETRY_AFTER[self.status]
+        headers |= self._headers
         return JSONResponse(self.body(), self.status, headers=headers)
 
 
 def of_error(error: OcrMlxError, *, where: str = "") -> Refused:
     """What an error becomes; `where` says which document is meant."""
-    return Refused(_status(type(error)), where + str(error), code=error.code)
+    return Refused(_status(type(error)), where + str(error), code=error.code, headers=when(error))
 
 
 def of_page(problem: PageError, *, where: str = "") -> Refused:
