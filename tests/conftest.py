@@ -1,4 +1,8 @@
-"""Shared by all tests: a fast BLAS before mlx is imported, and an environment without the developer's own settings."""
+"""Shared by all tests: a fast BLAS before mlx is imported, and an environment without the developer's own settings.
+
+One thread of BLAS, here and in the programs that tests start: on tiny models several wait for one another longer than they
+compute, the more so where something else runs.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import pytest
 
 from ocr_mlx.utils.blas import load_blas
 
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 load_blas()
 
 

@@ -21,7 +21,7 @@ from ocr_mlx.errors import OcrMlxError
 from ocr_mlx.inference.blank import is_blank
 from ocr_mlx.pages.fetch import FetchLimits, fetch
 from ocr_mlx.pages.load import PageLimits, open_document
-from ocr_mlx.pages.pdf import PdfRenderer
+from ocr_mlx.pages.pool import PageProcesses
 from ocr_mlx.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -77,8 +77,8 @@ def service() -> Iterator[OcrService]:
 
 
 @pytest.fixture(scope="module")
-def renderer() -> Iterator[PdfRenderer]:
-    with PdfRenderer() as shared:
+def renderer() -> Iterator[PageProcesses]:
+    with PageProcesses() as shared:
         yield shared
 
 
@@ -95,7 +95,7 @@ def test_a_blank_page_comes_back_empty(path: str, service: OcrService) -> None:
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row["path"][:60])
-def test_no_other_page_is_called_blank(row: dict[str, str], renderer: PdfRenderer) -> None:
+def test_no_other_page_is_called_blank(row: dict[str, str], renderer: PageProcesses) -> None:
     password = PASSWORD.search(row["notes"])
     try:
         data = fetch(FilePath(path=CORPUS / row["path"]), FetchLimits())

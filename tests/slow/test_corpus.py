@@ -22,7 +22,7 @@ from ocr_mlx.domain import FilePath
 from ocr_mlx.errors import OcrMlxError
 from ocr_mlx.pages.fetch import FetchLimits, fetch
 from ocr_mlx.pages.load import Document, PageLimits, open_document
-from ocr_mlx.pages.pdf import PdfRenderer
+from ocr_mlx.pages.pool import PageProcesses
 
 ROOT = Path(__file__).parents[2]
 CORPUS = Path(os.environ.get("OCR_MLX_CORPUS") or ROOT.parent / "shared" / "corpus")
@@ -34,8 +34,6 @@ PASSWORD = re.compile(r"password: '([^']+)'")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (CORPUS / "MANIFEST.tsv").exists(), reason=f"no corpus at {CORPUS} (set OCR_MLX_CORPUS)"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
 ]
 
 
@@ -71,7 +69,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines, delimiter="\t"))
 
 
-def describe(path: Path, password: str | None, renderer: PdfRenderer) -> str:
+def describe(path: Path, password: str | None, renderer: PageProcesses) -> str:
     """`image 3 640x480`, `pdf 12 612x792 2:bad_pdf` (kind, pages, first page's size at 72 dpi, bad pages), or a code."""
     try:
         data = fetch(FilePath(path=path), FetchLimits())
@@ -100,8 +98,8 @@ def describe_pages(document: Document) -> str:
 
 
 @pytest.fixture(scope="module")
-def renderer() -> Iterator[PdfRenderer]:
-    with PdfRenderer() as shared:
+def renderer() -> Iterator[PageProcesses]:
+    with PageProcesses() as shared:
         yield shared
 
 
@@ -110,7 +108,7 @@ def rows() -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row["path"][:60])
-def test_outcome(row: dict[str, str], renderer: PdfRenderer) -> None:
+def test_outcome(row: dict[str, str], renderer: PageProcesses) -> None:
     expected = {line["path"]: line["outcome"] for line in read_table(OUTCOMES)}
     password = PASSWORD.search(row["notes"])
     began = time.monotonic()
@@ -131,5 +129,5 @@ LOCKED = [row["path"] for row in rows() if PASSWORD.search(row["notes"])]
 
 @pytest.mark.parametrize("password", [None, "not the password"])
 @pytest.mark.parametrize("path", LOCKED)
-def test_locked_documents_stay_locked(path: str, password: str | None, renderer: PdfRenderer) -> None:
+def test_locked_documents_stay_locked(path: str, password: str | None, renderer: PageProcesses) -> None:
     assert describe(CORPUS / path, password, renderer) == "pdf_locked"

@@ -9,7 +9,7 @@ import pytest
 from scripts import drafts
 from scripts.drafting import pages
 
-from ocr_mlx.pages.pdf import PdfRenderer
+from ocr_mlx.pages.pool import PageProcesses
 
 pytestmark = pytest.mark.slow
 RIGHT = ("right", "right, two columns", "ligatures, hyphens", "lines shuffled", "columns read across")
@@ -17,7 +17,7 @@ RIGHT = ("right", "right, two columns", "ligatures, hyphens", "lines shuffled", 
 
 @pytest.fixture(scope="module")
 def tallies() -> Iterator[dict[str, drafts.Tally]]:
-    with PdfRenderer() as renderer:
+    with PageProcesses() as renderer:
         samples = list(drafts.drawn(20, random.Random(7), renderer))
     yield drafts.measure("builtin", samples)
 
@@ -42,7 +42,7 @@ def test_the_pages_are_what_they_should_be() -> None:
     """What the evaluation stands on: the layer's words lie where they are printed, and are changed as told."""
     texts, rng = pages.paragraphs(), random.Random(1)
     assert len(texts) > 50
-    with PdfRenderer() as renderer:
+    with PageProcesses() as renderer:
         data = pages.draw_page(rng, texts)
         right, copied = pages.words(data, renderer), pages.words(pages.spoil(data, list, renderer), renderer)
         assert [word.text for word in copied] == [word.text for word in right]

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ocr_mlx.jobs.local.owners import bury
+from ocr_mlx.utils.private import make_private
 
 _NAME = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:\.(?P<owner>[0-9a-f]+)\.part)?")
 """A job's document, or one that `owner` is preparing. Other files are none of ours."""
@@ -17,7 +18,7 @@ class Documents:
     """Files named after their job. `put` only prepares one; `keep` makes it the job's."""
 
     def __init__(self, folder: Path, owner: str) -> None:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_private(folder)
         self._folder = folder
         self._owner = owner
 

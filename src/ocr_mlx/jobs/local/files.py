@@ -7,6 +7,7 @@ from pathlib import Path
 from ocr_mlx.jobs.local.database import open_database
 from ocr_mlx.jobs.local.documents import Documents
 from ocr_mlx.jobs.local.owners import Owner
+from ocr_mlx.utils.private import make_private
 
 
 class Files:
@@ -14,7 +15,7 @@ class Files:
 
     def __init__(self, folder: Path) -> None:
         """Makes the folder where there is none. Raises OSError, and JobsUnavailable for a database of a later version."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
         self.db = open_database(folder)
         try:
             self._owner = Owner(folder)

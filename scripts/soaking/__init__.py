@@ -1,0 +1,1 @@
+"""What `scripts/soak.py` asks for, of whom, and how it judges the answers."""
