@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ocr_mlx import __version__
 from ocr_mlx.errors import EngineError, UnknownModel
@@ -35,6 +37,7 @@ from ocr_mlx.server.app import create_app
 from ocr_mlx.server.choice import ModelChoice
 from ocr_mlx.server.deepseek.history import history_of
 from ocr_mlx.server.deps import ServerContext
+from ocr_mlx.server.guard import INSTANCE_HEADER, ISOLATED
 from ocr_mlx.server.metrics import Metrics
 from ocr_mlx.server.running import DocumentRunner, EngineSlot, Service
 from ocr_mlx.settings import InvalidSetting, Settings
@@ -231,7 +234,7 @@ def _serve(settings: Settings, sock: socket.socket, options: argparse.Namespace,
         logs=tail,
         metrics=metrics,
     )
-    server = Sidecar(uvicorn_config(create_app(context), settings), drain=settings.drain, on_ready=ready)
+    server = Sidecar(uvicorn_config(create_app(context), settings, instance), drain=settings.drain, on_ready=ready)
 
     def end() -> None:
         ending.within(settings.drain + LAST_RESORT)
@@ -286,10 +289,10 @@ def _check_model(settings: Settings) -> None:
         log.error("OCR_MLX_MODEL: %s", error)
 
 
-def uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:
+def uvicorn_config(app: Any, settings: Settings, instance: str) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",  # strict about header fields, whatever else is installed
+        http=_protocol(instance),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -298,6 +301,20 @@ def uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         timeout_graceful_shutdown=int(settings.drain + GRACE),
     )
+
+
+def _protocol(instance: str) -> type[H11Protocol]:
+    """HTTP by h11, which is strict about header fields. What is no request never reaches a guard, and is answered here."""
+    headers = {"Content-Type": "text/plain; charset=utf-8", "Connection": "close", INSTANCE_HEADER: instance} | ISOLATED
+
+    class Protocol(H11Protocol):
+        def send_400_response(self, msg: str) -> None:
+            head = h11.Response(status_code=400, headers=list(headers.items()), reason="Bad Request")
+            for event in (head, h11.Data(data=msg.encode("ascii")), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
+
+    return Protocol
 
 
 def _close(jobs: Jobs, runner: DocumentRunner, engine: EngineSlot) -> None:

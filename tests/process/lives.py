@@ -28,11 +28,12 @@ import mlx.core as mx
 from ocr_mlx.endpoint import main
 from ocr_mlx.inference import batch
 from ocr_mlx.model import load
+from ocr_mlx.server import guard
 
 def told():
     print("BUSY", file=sys.stderr, flush=True)
 
-def loads(*_arguments, **_options):
+def hangs(*_arguments, **_options):
     told()
     time.sleep(300)
 
@@ -43,13 +44,16 @@ def computes(*_arguments):
         wide = wide @ wide
     mx.eval(wide)
 
-if sys.argv.pop(1) == "loads":
-    load.load_model = loads
+doing = sys.argv.pop(1)
+if doing == "loads":
+    load.load_model = hangs
+elif doing == "answers":
+    guard._ambiguous = hangs
 else:
     batch.DecodeBatch.join = computes
 sys.exit(main(sys.argv[1:]))
 """
-"""A server that hangs while it loads a model, or computes for minutes."""
+"""A server that hangs while it loads a model or in its event loop, or computes for minutes."""
 
 ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 

@@ -108,6 +108,7 @@ def names(folder: Path) -> list[str]:
     [
         ("draws", ("--parent-pid", "MY-PID")),
         ("loads", ("--stdin-watch",)),
+        ("answers", ("--parent-pid", "MY-PID")),
         pytest.param("computes", ("--parent-pid", "MY-PID", "--stdin-watch"), marks=pytest.mark.slow),
     ],
 )
@@ -161,7 +162,7 @@ def test_a_job_survives_the_app(spawn: App, tmp_path: Path) -> None:
 def test_an_end_before_the_start_announces_nothing() -> None:
     told: list[str] = []
     with ports.listen("127.0.0.1", 0) as sock:
-        config = uvicorn_config(lambda *_: None, Settings())
+        config = uvicorn_config(lambda *_: None, Settings(), "x")
         server = Sidecar(config, drain=60, on_ready=lambda: told.append("ready"))
         server.on_end = lambda: told.append("end")
         server.end()

@@ -152,7 +152,9 @@ def serving(
         port = sock.getsockname()[1]
         ready = threading.Event()
         made = context(service, settings, port=port, shutdown=shutdown or (lambda: server.end()), jobs=jobs)
-        server = Sidecar(uvicorn_config(create_app(made), settings), drain=settings.drain, on_ready=ready.set)
+        server = Sidecar(
+            uvicorn_config(create_app(made), settings, made.instance), drain=settings.drain, on_ready=ready.set
+        )
         server.expire = made.runner.stop
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()

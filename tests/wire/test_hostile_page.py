@@ -15,7 +15,7 @@ from fastapi.routing import iter_route_contexts
 
 from ocr_mlx.jobs.records import JobRequest
 from ocr_mlx.server.app import create_app
-from ocr_mlx.server.guard import ISOLATED
+from ocr_mlx.server.guard import INSTANCE_HEADER, ISOLATED
 from ocr_mlx.settings import Settings
 from tests.wire.fake_jobs import FakeJobs
 from tests.wire.fakes import FakeService, context, serving
@@ -400,6 +400,17 @@ def test_every_answer_is_isolated(place: Place) -> None:
         told = place.client.request(method, path, headers=headers).headers
         assert {name: told.get(name) for name in ISOLATED} == ISOLATED
         assert "set-cookie" not in told and "server" not in told
+
+
+@pytest.mark.parametrize(
+    "text", ["nonsense\n\n", "GET / HTTP/1.1\n\n", "GET / HTTP/1.1\n$host\nHost: evil.example\n\n"]
+)
+def test_the_answer_to_what_is_no_request_is_named_and_isolated(place: Place, text: str) -> None:
+    answer = place.raw(text)
+    told = {name: answer.headers.get_all(name) for name in (INSTANCE_HEADER, *ISOLATED)}
+    assert answer.status == 400 and told == {
+        name: [value] for name, value in {INSTANCE_HEADER: "test-instance", **ISOLATED}.items()
+    }
 
 
 @pytest.mark.parametrize(("origin", "status"), [(APP, 200), (EVIL, 403), ("null", 403)])

@@ -32,7 +32,10 @@ def _state_folder() -> Path:
         return Path(configured).expanduser()
     import platformdirs
 
-    return platformdirs.user_state_path("ocr_mlx", appauthor=False)
+    try:
+        return platformdirs.user_state_path("ocr_mlx", appauthor=False)
+    except RuntimeError:  # a user without a home
+        return Path(os.devnull, "ocr_mlx")
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:

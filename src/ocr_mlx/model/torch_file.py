@@ -25,6 +25,8 @@ from ocr_mlx.errors import CheckpointIncomplete, ModelError
 _MAX_PICKLE: Final = 8_000_000
 """Bytes of a table of tensors; ten thousand tensors take two million."""
 _MOST_DIMENSIONS: Final = 8
+_MOST_COPIED: Final = 1_000_000
+"""Entries of ordered tables that are made from lists: a list may be named again and again."""
 _MOST_VIEWS: Final = 4
 """So many times its own size a file's tensors may have together: they may share their bytes, but not without end."""
 _LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
@@ -121,28 +123,30 @@ class _Constructor(NamedTuple):
 
 
 def _tensor(storage: _Storage, offset: int, shape: Any, strides: Any, *_: Any) -> StoredTensor:
-    return StoredTensor(storage, offset, tuple(shape), tuple(strides))
+    return StoredTensor(storage, offset, _sides(shape), _sides(strides))
+
+
+def _sides(numbers: Any = ()) -> tuple[Any, ...]:
+    """Few enough to be copied: a pickle may ask for a million copies of one list."""
+    if len(numbers) > _MOST_DIMENSIONS:
+        raise pickle.UnpicklingError("a tensor has too many sides")
+    return tuple(numbers)
 
 
 def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
-def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
-    pairs = [tuple(item) for item in items]
-    _check_keys(key for key, _ in pairs)
-    return OrderedDict(pairs)
-
-
 def _check_keys(keys: Iterable[Any]) -> None:
-    """Names and numbers only: to look up a tuple of tuples of tuples can take longer than the world has."""
-    if not all(isinstance(key, str | int) for key in keys):
+    """Names and small numbers only: to look up a tuple of tuples of tuples can take longer than the world has, and a
+    number of a million digits is counted through each time."""
+    if not all(isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64) for key in keys):
         raise pickle.UnpicklingError("an entry's name is no text")
 
 
+_ORDERED: Final = ("collections", "OrderedDict")
 _ALLOWED: Final[Mapping[tuple[str, str], Any]] = {
-    ("collections", "OrderedDict"): _Constructor(_ordered),
-    ("torch", "Size"): _Constructor(tuple),
+    ("torch", "Size"): _Constructor(_sides),
     ("torch._utils", "_rebuild_tensor"): _Constructor(_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): _Constructor(_tensor),
     ("torch._utils", "_rebuild_parameter"): _Constructor(_parameter),
@@ -185,6 +189,7 @@ class _TensorPickle(_PythonUnpickler):  # type: ignore[misc]
     def __init__(self, file: IO[bytes], path: Path) -> None:
         super().__init__(_Bounded(file))
         self._path = path
+        self._copied = 0
 
     def load_setitem(self) -> None:
         _check_keys(self.stack[-2:-1])
@@ -198,13 +203,32 @@ class _TensorPickle(_PythonUnpickler):  # type: ignore[misc]
         _check_keys(self.stack[::2])
         super().load_dict()
 
+    def load_build(self) -> None:
+        """Only tables have attributes, which are no weights; copies of them could fill all memory."""
+        if not isinstance(self.stack[-2], OrderedDict):
+            raise pickle.UnpicklingError("only tables have attributes")
+        self.stack.pop()
+
+    def _ordered(self, items: Any = ()) -> OrderedDict[Any, Any]:
+        made = OrderedDict[Any, Any]()
+        for key, value in items:
+            self._copied += 1
+            if self._copied > _MOST_COPIED:
+                raise pickle.UnpicklingError("too many entries are copied")
+            _check_keys([key])
+            made[key] = value
+        return made
+
     dispatch |= {
+        pickle.BUILD[0]: load_build,
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
         pickle.DICT[0]: load_dict,
     }
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == _ORDERED:
+            return _Constructor(self._ordered)
         found = _ALLOWED.get((module, name))
         if found is None:
             foreign = module.split(".")[0] != "torch"

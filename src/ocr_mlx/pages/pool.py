@@ -71,7 +71,10 @@ class PageProcesses:
                 return
             self._warming = True
             process = self._idle.pop()
-        threading.Thread(target=self._warm, args=(process,), name="ocr-page-warm", daemon=True).start()
+        try:
+            threading.Thread(target=self._warm, args=(process,), name="ocr-page-warm", daemon=True).start()
+        except RuntimeError:  # no thread can be started: the first document will wait, or be told
+            self._warmed(process)
 
     def ask(self, reader: PageReader, request: Mapping[str, Any] | None = None) -> Frame:
         """Send a request about the reader's document, which is opened in the process first where it is not yet.
@@ -91,6 +94,15 @@ class PageProcesses:
             except Gone as gone:
                 self._check_open()
                 raise reader.failed(request, hung=gone.hung) from gone
+            except RuntimeError as error:  # no thread can be started to watch the process
+                self._check_open()
+                raise errors.OutOfMemory(
+                    "The document cannot be opened: this machine has no room for another thread.",
+                    hint="Try again in a moment, with less going on.",
+                ) from error
+            finally:
+                if reader.closed:  # while this waited for its turn, so that `forget` did not find it here
+                    process.unwanted.add(reader.id)
 
     def forget(self, reader: PageReader) -> None:
         """Close a document in the processes that have it: in idle ones now, in busy ones after their work."""
@@ -131,9 +143,12 @@ class PageProcesses:
         except (Gone, OSError, RuntimeError):  # the first document will be told
             pass
         finally:
-            with self._turn:
-                self._warming = False
-            self._give_back(process)
+            self._warmed(process)
+
+    def _warmed(self, process: PageProcess) -> None:
+        with self._turn:
+            self._warming = False
+        self._give_back(process)
 
     @contextmanager
     def _taken(self, document: int) -> Iterator[PageProcess]:
@@ -235,6 +250,7 @@ class PageReader:
         self.password = password
         self.turn = threading.Lock()
         """Held by the thread that asks about this document."""
+        self.closed = False
         self.most_bytes = 3 * limits.max_pixels
         self._processes = processes
         answer, _ = processes.ask(self)
@@ -271,6 +287,7 @@ class PageReader:
 
     def close(self) -> None:
         """Forget the document here and in the processes."""
+        self.closed = True
         self._processes.forget(self)
         self.data = b""
 

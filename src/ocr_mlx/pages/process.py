@@ -24,6 +24,7 @@ _LOOK_SECONDS: Final = 0.25
 _PIPE_BYTES: Final = 1 << 20
 _KEPT: Final = (
     "PYTHONHOME",
+    "PYTHONUSERBASE",
     "PYTHONPLATLIBDIR",
     "PYTHONPYCACHEPREFIX",
     "PYTHONDONTWRITEBYTECODE",
@@ -122,7 +123,7 @@ class PageProcess:
     def drop(self, document: int, seconds: float) -> None:
         """Close a document in it. A crash in closing ends the process and is nobody's error."""
         if self.documents.pop(document, None) is not None:
-            with contextlib.suppress(Gone):
+            with contextlib.suppress(Gone, RuntimeError, MemoryError):  # no thread can be started: it has been ended
                 self.ask(seconds, {"op": "close", "document": document})
 
     def stop(self) -> None:

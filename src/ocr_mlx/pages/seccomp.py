@@ -1,7 +1,8 @@
 """A filter in the Linux kernel that refuses system calls for good, for this process and whatever it starts.
 
-No connection, no new file or change of one, no other program, no hand on another process. Reading files stays allowed:
-Python and pdfium load modules and fonts late. A call that is refused fails with EPERM, as if the user lacked the right.
+No connection, no new file or change of one, nothing else that outlives it, no other program, no hand on another process.
+Reading files stays allowed: Python and pdfium load modules and fonts late. A call that is refused fails with EPERM, as if
+the user lacked the right.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ _REFUSED: Final[dict[str, tuple[int | None, int | None]]] = {
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "mount": (165, 40),
     "umount2": (166, 39), "unshare": (272, 97), "setns": (308, 268), "bpf": (321, 280), "add_key": (248, 217),
     "request_key": (249, 218), "keyctl": (250, 219), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
+    "mq_open": (240, 180), "mq_unlink": (241, 181), "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190),
+    "setpriority": (141, 140),
 }
 # fmt: on
 _ABSENT: Final = {"clone3": (435, 435), "openat2": (437, 437), "io_uring_setup": (425, 425)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ocr_mlx.errors import UnknownModel
+from ocr_mlx.observer import shown_model
 from ocr_mlx.settings import NATIVE, Settings
 
 _DEEPSEEK = "deepseek-ai/deepseek-ocr"
@@ -26,11 +28,23 @@ class ModelChoice:
         Raises UnknownModel for a bare word that is no alias, SourceForbidden for a folder outside the roots of files and
         for an engine elsewhere that is not allowed, InvalidOption for an engine's address that is none.
         """
-        return self._placed(requested.strip() or self._current() or self._chosen(service))
+        return self._placed(self._meant(requested.strip()) or self._current() or self._chosen(service))
 
     def default(self, service: str) -> str:
         """What requests to this service get when they name no model and nobody switched."""
         return self._chosen(service)
+
+    def _meant(self, requested: str) -> str:
+        """What a request names. Answers call a folder by its last part alone: where that is no alias, it is that folder."""
+        from ocr_mlx.model.registry import is_folder_name, resolve_name
+
+        if not requested or "/" in requested:
+            return requested
+        try:
+            return resolve_name(requested) and requested
+        except UnknownModel:
+            folders = (name for name in (*self._trusted, self._current()) if name and is_folder_name(name))
+            return next((name for name in folders if shown_model(name) == requested), requested)
 
     def _chosen(self, service: str) -> str:
         settings = self._settings

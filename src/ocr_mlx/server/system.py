@@ -10,6 +10,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from ocr_mlx import __version__
+from ocr_mlx.observer import shown_model
 from ocr_mlx.server.deps import Context, ServerContext
 from ocr_mlx.server.guard import refuse_pages, refuse_visits
 from ocr_mlx.server.metrics import CONTENT_TYPE
@@ -134,6 +135,7 @@ def _weighed(item: str) -> tuple[str, float]:
 
 
 def _state(context: ServerContext) -> dict[str, Any]:
+    """Told to callers without a token too, so no model's folder is told."""
     service = context.engine.peek()
     loaded = service.cache.snapshot() if service else ()
     settings = context.settings
@@ -141,13 +143,13 @@ def _state(context: ServerContext) -> dict[str, Any]:
         "status": "failed" if context.engine.state == "failed" else HEALTHY.get(settings.contract, "ok"),
         "version": __version__,
         "engine": context.engine.state,
-        "model": settings.default_model,
+        "model": shown_model(settings.default_model),
         "modelLoaded": bool(loaded),
         "modes": list(DEEPSEEK_MODES) if settings.contract == "deepseek" else _modes(settings) if service else [],
         "redis": _redis(context),
         "models": [
             {
-                "id": model.id,
+                "id": shown_model(model.id),
                 "family": model.family,
                 "bytes": model.bytes,
                 "leases": model.leases,

@@ -22,6 +22,7 @@ class Ending:
         self.last_act: Callable[[], None] = lambda: None
         self.reason = ""
         """Why it ends, empty as long as it does not."""
+        self._signalled = False
 
     def begin(self, reason: str) -> None:
         """Begin to end. From any thread; only the first call counts."""
@@ -48,8 +49,9 @@ class Ending:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.reason:
+        if self._signalled:
             self.at_once(128 + number)
+        self._signalled = True
         self.begin(signal.Signals(number).name)
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 PATTERN = "server-*.json"
 _TEMPORARY = ".server-"
+_NOWHERE = Path(os.devnull, "ocr_mlx")
+"""Where nothing can be written, nor another user put anything."""
 _CUT_OFF = 60.0
 """Seconds after which a file that is being written is not being written any more."""
 _SAME = 2.0
@@ -25,12 +27,15 @@ _TRIES, _PAUSE = 50, 0.01
 
 
 def state_folder(configured: Path | None) -> Path:
-    """The configured folder, or this user's state folder. It may not exist yet."""
+    """The configured folder, or this user's state folder. It may not exist yet; a user without a home has none that could."""
     if configured is not None:
         return configured
     import platformdirs
 
-    return platformdirs.user_state_path("ocr_mlx", appauthor=False)
+    try:
+        return platformdirs.user_state_path("ocr_mlx", appauthor=False)
+    except RuntimeError:
+        return _NOWHERE
 
 
 def started() -> float:

@@ -4,6 +4,8 @@ import io
 import os
 import pickle
 import struct
+import time
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -245,3 +247,55 @@ def test_a_storage_count_that_is_negative_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(whole[:at] + struct.pack("<q", -24) + whole[at + 8 :])
     with pytest.raises(CheckpointIncomplete):
         read_torch(tmp_path / "x.bin")
+
+
+LONG = "".join(("]q\0(", "K\0" * 200_000, "e0"))
+"""A list of so many numbers, which a pickle may name again and again."""
+
+
+def _repeated(what: str, *, times: int = 3000) -> bytes:
+    return ("\x80\x02" + LONG + "](" + what * times + "e.").encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        _repeated("ctorch\nSize\nh\0\x85R"),
+        _repeated("ctorch._utils\n_rebuild_tensor_v2\n(Nh\0h\0h\0tR"),
+        _repeated("ccollections\nOrderedDict\n](h\0h\0h\0e\x85R"),
+        _repeated("(h\0itorch\nSize\n"),
+        b"\x80\x02}q\0\x8b"
+        + struct.pack("<i", 4_000_000)
+        + b"\x7f" * 4_000_000
+        + b"q\x010"
+        + b"h\0h\x01Ns0" * 100_000
+        + b"h\0.",
+    ],
+    ids=["sizes", "tensors", "ordered", "old style", "a long number as name"],
+)
+def test_a_short_pickle_that_copies_one_list_without_end_is_refused_at_once(tmp_path: Path, table: bytes) -> None:
+    path, began = tmp_path / "x.bin", time.monotonic()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", table)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointIncomplete):
+            open_torch(path)
+        assert tracemalloc.get_traced_memory()[1] < 200_000_000
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - began < 30
+
+
+def test_attributes_that_a_pickle_sets_are_not_copied(tmp_path: Path) -> None:
+    state = b"}q\0(" + b"".join(b"X" + struct.pack("<I", 6) + b"%06d" % n + b"N" for n in range(50_000)) + b"u0"
+    table = b"\x80\x02" + state + b"](" + b"ccollections\nOrderedDict\n)Rh\0b" * 200 + b"e."
+    tracemalloc.start()
+    try:
+        with zipfile.ZipFile(tmp_path / "x.bin", "w") as archive:
+            archive.writestr("archive/data.pkl", table)
+        with pytest.raises(CheckpointIncomplete):
+            open_torch(tmp_path / "x.bin")
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()

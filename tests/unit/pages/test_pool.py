@@ -108,6 +108,49 @@ class TestFailing:
                 document.page(HANGS, dpi=72)
             assert other.page(GOOD, dpi=72).width == 1
 
+    def test_where_no_thread_can_be_started_closing_loses_no_process(
+        self, shaky: PageProcesses, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        document = open_shaky(shaky)
+
+        def refused(_self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as short:
+            short.setattr(threading.Thread, "start", refused)
+            document.close()
+            shaky.warm()
+        assert len(shaky._idle) == len(shaky._processes)
+        with open_shaky(shaky) as other:
+            assert other.page(GOOD, dpi=72).width == 1
+
+    def test_a_document_that_is_closed_while_its_page_waits_stays_open_nowhere(self) -> None:
+        with PageProcesses(processes=1, command=(sys.executable, "-c", FAKE)) as processes:
+            document, other = open_shaky(processes), open_shaky(processes)
+            with processes._taken(-1) as process:
+                process.drop(1, 20)
+                waits = threading.Thread(target=document.page, args=(GOOD,), kwargs={"dpi": 72})
+                waits.start()
+                deadline = time.monotonic() + 20
+                while not processes._waiting and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                document.close()
+            waits.join(20)
+            other.close()
+            assert not processes._processes[0].documents
+
+    def test_where_no_thread_can_be_started_a_page_is_refused_for_want_of_room(
+        self, shaky: PageProcesses, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(_self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with open_shaky(shaky) as document:
+            with monkeypatch.context() as short, pytest.raises(OutOfMemory, match="room for another thread"):
+                short.setattr(threading.Thread, "start", refused)
+                document.page(GOOD, dpi=72)
+            assert document.page(GOOD, dpi=72).width == 1
+
     @pytest.mark.parametrize(("data", "words"), [(PNG, "The PNG image made"), (TIFF, "Page 3 of the TIFF image made")])
     def test_of_an_image_too(self, shaky: PageProcesses, data: bytes, words: str) -> None:
         with open_shaky(shaky, data=data) as document, pytest.raises(BadImage, match=words) as caught:

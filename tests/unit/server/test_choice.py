@@ -83,3 +83,11 @@ def test_a_folder_is_inside_the_roots_or_one_that_is_set(tmp_path: Path) -> None
     assert models.pick(str(tmp_path / "in" / "x"), "ocr_mlx") == str(tmp_path / "in" / "x")
     with pytest.raises(SourceForbidden):
         models.pick(str(tmp_path / "out"), "ocr_mlx")
+
+
+def test_a_folder_may_be_called_as_answers_call_it() -> None:
+    models = choice(Settings(model="/models/mine"), "/models/switched")
+    assert [models.pick(name, "nuno") for name in ("mine", "switched")] == ["/models/mine", "/models/switched"]
+    with pytest.raises(UnknownModel):
+        models.pick("other", "nuno")
+    assert choice(Settings(model="/models/lighton")).pick("lighton", "nuno") == "lighton"

@@ -57,6 +57,16 @@ def test_health_tells_what_is_loaded_and_wakes_nothing() -> None:
     assert (asleep["memory"], awake["memory"]) == (None, {"limitBytes": 1000, "modelsBytes": 7, "processBytes": 77})
 
 
+def test_health_tells_nobody_where_a_model_lies() -> None:
+    loaded = CachedModel(id="/Users/me/m", family="nougat", bytes=7, leases=1, idle_seconds=0.0, pinned=True)
+    made = context(FakeService(cache=FakeCache((loaded,))), Settings(model="/Users/me/lighton-4bit", token="t" * 32))
+    made.engine.wait()
+    with TestClient(create_app(made), base_url="http://localhost") as client:
+        answer = client.get("/health", headers={"Accept": "application/json"})
+    assert (answer.json()["model"], answer.json()["models"][0]["id"]) == ("lighton-4bit", "m")
+    assert "Users" not in answer.text
+
+
 def test_a_failed_engine_is_not_called_healthy() -> None:
     def build() -> Any:
         raise ImportError

@@ -30,8 +30,11 @@ def test_the_first_signal_asks_and_the_second_ends_it_at_once(number: signal.Sig
     assert ran(code) == (128 + number, f"['{number.name}']\nlast act\n")
 
 
-def test_a_signal_after_another_reason_ends_it_at_once() -> None:
-    code = "ending.begin('/shutdown'); ending.begin('again'); print(told, flush=True); signal.raise_signal(15)"
+def test_only_a_second_signal_ends_it_at_once_whatever_else_was_said_before() -> None:
+    code = (
+        "ending.begin('/shutdown'); ending.begin('again'); signal.raise_signal(15); print(told, flush=True); "
+        "signal.raise_signal(15)"
+    )
     assert ran(code) == (143, "['/shutdown']\nlast act\n")
 
 

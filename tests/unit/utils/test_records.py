@@ -150,3 +150,15 @@ def test_nobody_waits_for_long_for_another_that_hangs(tmp_path: Path, monkeypatc
 def test_the_configured_folder_wins(tmp_path: Path) -> None:
     assert records.state_folder(tmp_path) == tmp_path
     assert records.state_folder(None).name
+
+
+def test_a_user_without_a_home_has_a_state_folder_that_nothing_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(*_: object, **__: object) -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr("platformdirs.user_state_path", homeless)
+    folder = records.state_folder(None)
+    assert list(records.running(folder)) == []
+    records.tidy(folder)
+    with pytest.raises(OSError, match="Not a directory"):
+        records.write(folder, {"port": 1})
