@@ -30,7 +30,7 @@ from ocr_mlx.client import (
 from tests.process.hub import hub_with
 from tests.process.program import Program, Start
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 PAGE = Path(__file__).parents[2] / "examples" / "page.png"
 BUILTIN = Path(ocr_mlx.__file__).parent / "builtin"
 FIRST = "A short note on reading"

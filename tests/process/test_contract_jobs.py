@@ -25,6 +25,7 @@ from tests.process.program import WAIT, Program, Start
 
 pytestmark = [
     pytest.mark.process,
+    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which is what the contract's users type"),
 ]
 EXAMPLES = Path(__file__).parents[2] / "examples"

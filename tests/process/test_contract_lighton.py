@@ -16,7 +16,7 @@ from tests.process.curl import curl, needs_curl, own_port
 from tests.process.hub import hub_with
 from tests.process.program import Start
 
-pytestmark = [pytest.mark.process, needs_curl]
+pytestmark = [pytest.mark.process, pytest.mark.slow, needs_curl]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TEXT = (EXAMPLES / "page.txt").read_text(encoding="utf-8").strip()
 LIGHTON = "lightonai/LightOnOCR-2-1B"

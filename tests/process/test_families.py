@@ -54,4 +54,4 @@ def test_a_pdf_goes_through_every_family(start: Start, checkpoints: Path) -> Non
         refused = client.post("/ocr", json=body | {"model": str(checkpoints / "got_ocr2"), "mode": "color"})
         assert refused.status_code == 422 and "red, green, blue" in refused.text
         loaded = client.get("/health", headers={"accept": "application/json"}).json()["models"]
-        assert str(checkpoints / "got_ocr2") in [model["id"] for model in loaded]
+        assert "got_ocr2" in [model["id"] for model in loaded]  # no token is asked for: a folder is told by its name

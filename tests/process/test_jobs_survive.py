@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tests.process.program import Program, Start
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 PAGES = 50
 WAIT = 60.0

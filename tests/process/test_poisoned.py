@@ -15,7 +15,7 @@ from scripts.benchmark import families
 from tests.process.program import Program
 from tests.unit.model.poison import MARK, POISONS
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 PAGE = Path(__file__).parents[2] / "examples" / "page.png"
 FOLDERS = {
     "pickle": "wants to run code",

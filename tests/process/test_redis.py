@@ -18,7 +18,7 @@ import redis
 from tests.process.program import Program, Start
 from tests.process.redis_server import Proxy, RedisServer, document, eventually, line, redis_server  # noqa: F401
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 SHARE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 

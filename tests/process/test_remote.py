@@ -15,7 +15,7 @@ import pytest
 from tests.process.program import WAIT, Start
 from tests.unit.engine.fake_engine import FakeEngine, Handler, delta, engine, refuses, streams, usage
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 PAGE = Path(__file__).parents[2] / "examples" / "page.png"
 FIRST = "A short note on reading"
 KEY = "sk-callers-own-key"
