@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from ocr_mlx.cli.live import Finished
+from ocr_mlx.cli.unbroken import unbroken
 from ocr_mlx.domain import DocumentStarted, Event, ModelProgress, PageDone, PageResult, PageStatus, TextDelta
 
 
@@ -90,11 +91,13 @@ class Terminal:
 
     def start(self) -> None:
         """Show the bars."""
-        self._bars.start()
+        with unbroken():
+            self._bars.start()
 
     def stop(self) -> None:
         """Clear the bars."""
-        self._bars.stop()
+        with unbroken():
+            self._bars.stop()
 
     def event(self, event: Event) -> None:
         """Move a bar."""
@@ -135,12 +138,13 @@ class Terminal:
 
     def note(self, message: str) -> None:
         """One line above the bars."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        with unbroken():
+            self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def aside(self) -> Callable[[], None]:
         """Clear the bars; the result shows them again."""
-        self._bars.stop()
-        return self._bars.start
+        self.stop()
+        return self.start
 
     def _rate(self) -> str:
         elapsed = time.monotonic() - self._first if self._first is not None else 0.0

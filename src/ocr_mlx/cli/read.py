@@ -17,6 +17,7 @@ from typing import Protocol
 from ocr_mlx.cli import console, files, inputs
 from ocr_mlx.cli.live import Finished, InOrder
 from ocr_mlx.cli.progress import Reporter
+from ocr_mlx.cli.unbroken import unbroken
 from ocr_mlx.domain import Event, ModelProgress, OcrRequest, OcrResult, OnEvent, PageResult, PageStatus, Source
 from ocr_mlx.errors import Cancelled, InvalidOption, ModelError, OcrMlxError, PdfLocked, SourceError
 from ocr_mlx.outputs.formats import FORMATS, PARTS, to_error_line, to_json_line
@@ -141,9 +142,12 @@ def _collect(work: Sequence[_Work], sink: _Sink) -> int:
     status = Exit.OK
     for index, one in enumerate(work):
         for page in iter(one.pages.get, None):
-            sink.page(index, page)
+            with unbroken():
+                sink.page(index, page)
         try:
-            whole = sink.take(index, one.future.result())
+            result = one.future.result()
+            with unbroken():
+                whole = sink.take(index, result)
         except console.NoOutput:
             raise
         except OcrMlxError as error:
@@ -191,7 +195,7 @@ class _Sink:
 
     def take(self, index: int, result: OcrResult) -> bool:
         """Print or write one document; whether all of it was read. Raises OcrMlxError when a file cannot be written."""
-        self._rest(index, result)
+        self._rest(index, result, len(result.pages))
         path = self._paths[index]
         if path is not None and (self._options.format == "json" or not _nothing(result)):
             files.write(path, FORMATS[self._options.format](result))
@@ -218,14 +222,14 @@ class _Sink:
                 continue
             done = tuple(page for page in result.pages if page.status is not PageStatus.CANCELLED)
             if self._paths[index] is None and done:
-                self._rest(index, replace(result, pages=done))
+                self._rest(index, replace(result, pages=done), len(result.pages))
             self._reporter.note(f"{self._labels[index]}: interrupted after {len(done)} of {len(result.pages)} pages.")
 
-    def _rest(self, index: int, result: OcrResult) -> None:
-        """What is not out yet of a document."""
+    def _rest(self, index: int, result: OcrResult, total: int) -> None:
+        """What is not out yet of a document of `total` pages."""
         for number, page in enumerate(result.pages, 1):
             if page.index not in self._told:
-                self.page(index, Finished(result=page, number=number, total=len(result.pages)))
+                self.page(index, Finished(result=page, number=number, total=total))
         if self._prints(index) and self._options.format not in PARTS:
             whole = FORMATS[self._options.format](result)
             self._write(to_json_line(self._labels[index], result) if self._lines else whole)

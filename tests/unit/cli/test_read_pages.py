@@ -12,7 +12,7 @@ import pytest
 from ocr_mlx.cli import console
 from ocr_mlx.cli.app import Tools, main
 from ocr_mlx.cli.live import Finished, InOrder
-from ocr_mlx.cli.progress import Terminal
+from ocr_mlx.cli.progress import Plain, Terminal
 from ocr_mlx.domain import (
     DocumentDone,
     DocumentStarted,
@@ -189,6 +189,29 @@ def test_ctrl_c_keeps_what_was_printed_and_adds_what_is_done(
     assert run(Telling(a=told), "a.pdf") == 130
     assert "".join(printed.pieces) == "one\n\nthree\n"
     assert capfd.readouterr().err == "a.pdf: interrupted after 2 of 3 pages.\n"
+
+
+def test_ctrl_c_in_the_middle_of_a_page_prints_it_once(
+    run: Run, printed: Printed, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Plain, "page", lambda *_said: interrupt())
+    pages = [page(0, "one"), page(1, "", PageStatus.CANCELLED)]
+    told: list[Step] = [DocumentStarted(model="m", pages=(0, 1)), PageDone(result=pages[0])]
+    told += [lambda cancel: cancel.wait(WAIT), PageDone(result=pages[1]), DocumentDone(result=result(*pages))]
+    assert run(Telling(a=told), "a.pdf") == 130
+    assert "".join(printed.pieces) == "one\n"
+    assert capfd.readouterr().err == "a.pdf: interrupted after 1 of 2 pages.\n"
+
+
+def test_after_ctrl_c_a_page_is_still_one_of_all(run: Run, printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[str] = []
+    monkeypatch.setattr(Plain, "page", lambda _self, _label, finished, _reason: places.append(finished.place))
+    pages = [page(0, "one"), page(1, "", PageStatus.CANCELLED), page(2, "three")]
+    told: list[Step] = [DocumentStarted(model="m", pages=(0, 1, 2)), PageDone(result=pages[0])]
+    told += [printed.waits_for("one\n"), lambda _cancel: interrupt()]
+    told += [lambda cancel: cancel.wait(WAIT), DocumentDone(result=result(*pages))]
+    assert run(Telling(a=told), "a.pdf") == 130
+    assert places == ["page 1 of 3", "page 3 (2 of 3)"]
 
 
 def test_a_document_that_breaks_off_leaves_its_pages_and_the_others(
