@@ -67,6 +67,7 @@ def workers(count: int, threads: int, url: str) -> Iterator[None]:
     """So many workers, ready to read."""
     share = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     settings = {"OCR_MLX_REDIS_URL": url, "OCR_MLX_KEEP_ALIVE": "-1", "OCR_MLX_LOG_LEVEL": "error"}
+    settings["OCR_MLX_PAGE_CACHE_MB"] = "0"  # the same pages come again
     command = [sys.executable, "-m", "ocr_mlx", "worker"]
     started = [
         subprocess.Popen(command, env=os.environ | share | settings, stdout=subprocess.PIPE) for _ in range(count)

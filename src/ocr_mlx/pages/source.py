@@ -16,6 +16,9 @@ _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.\-]*):")
 _HINT = "Give a path, or a file://, http://, https:// or data: address."
 _DEFAULT_MEDIA_TYPE = "text/plain"
 _WHITESPACE = string.whitespace.encode()
+_PADDING = "=" + string.whitespace
+_PIECE = 1 << 18
+"""Characters of base64 that are decoded at a time."""
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
@@ -80,13 +83,13 @@ def _parse_url(text: str) -> RemoteUrl:
 
 
 def _parse_data(text: str) -> DataUri:
-    head, comma, body = text[len("data:") :].partition(",")
-    if not comma:
+    comma = text.find(",")
+    if comma < 0:
         raise SourceError("The data URI has no comma before its data.", hint="Write data:image/png;base64,…")
-    media_type, *parameters = (part.strip() for part in head.split(";"))
+    media_type, *parameters = (part.strip() for part in text[len("data:") : comma].split(";"))
     is_base64 = any(parameter.lower() == "base64" for parameter in parameters)
     try:
-        data = _decode_base64(body) if is_base64 else unquote_to_bytes(body)
+        data = _decode_base64(text, comma + 1) if is_base64 else unquote_to_bytes(text[comma + 1 :])
     except (binascii.Error, ValueError) as error:
         raise SourceError(
             "The data of the data URI is damaged.", hint="Encode the file again, and send it all."
@@ -96,9 +99,20 @@ def _parse_data(text: str) -> DataUri:
     return DataUri(media_type=media_type.lower() or _DEFAULT_MEDIA_TYPE, data=data)
 
 
-def _decode_base64(body: str) -> bytes:
-    """Both alphabets, whitespace anywhere, padding optional, and percent-encoded characters."""
-    if "%" in body:
-        body = unquote(body, errors="replace")
-    plain = body.encode("ascii").translate(_STANDARD_ALPHABET, _WHITESPACE).rstrip(b"=")
-    return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+def _decode_base64(text: str, start: int) -> bytes:
+    """Both alphabets, whitespace anywhere, padding optional, and percent-encoded characters.
+
+    Piece by piece: one call for a hundred megabytes would keep every other thread waiting until it is done.
+    """
+    if text.find("%", start) >= 0:
+        text, start = unquote(text[start:], errors="replace"), 0
+    text = text.rstrip(_PADDING)
+    pieces, rest = [], b""
+    for at in range(start, len(text), _PIECE):
+        plain = rest + text[at : at + _PIECE].encode("ascii").translate(_STANDARD_ALPHABET, _WHITESPACE)
+        if b"=" in plain:
+            raise ValueError("padding before the end")
+        whole = len(plain) - len(plain) % 4
+        pieces.append(base64.b64decode(plain[:whole], validate=True))
+        rest = plain[whole:]
+    return b"".join(pieces) + base64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True)

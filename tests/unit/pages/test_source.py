@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ocr_mlx.domain import DataUri, FilePath, RemoteUrl
 from ocr_mlx.errors import SourceError
+from ocr_mlx.pages import source
 from ocr_mlx.pages.source import parse_source
 
 PATHS = {
@@ -121,12 +122,24 @@ def test_any_text_is_a_source_or_a_source_error(text: str) -> None:
 
 
 @settings(max_examples=100)
-@given(st.binary(min_size=1, max_size=200), st.booleans(), st.booleans(), st.integers(1, 80))
-def test_base64_survives_alphabet_padding_and_wrapping(data: bytes, url_safe: bool, padded: bool, width: int) -> None:
+@given(st.binary(min_size=1, max_size=200), st.booleans(), st.booleans(), st.integers(1, 80), st.integers(1, 30))
+def test_base64_survives_alphabet_padding_and_wrapping(
+    data: bytes, url_safe: bool, padded: bool, width: int, piece: int
+) -> None:
     text = (base64.urlsafe_b64encode if url_safe else base64.b64encode)(data).decode()
     text = text if padded else text.rstrip("=")
     wrapped = "\r\n ".join(text[at : at + width] for at in range(0, len(text), width))
-    assert parse_source(f"data:image/png;base64,{wrapped}") == DataUri(media_type="image/png", data=data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "_PIECE", piece)
+        assert parse_source(f"data:image/png;base64,{wrapped}") == DataUri(media_type="image/png", data=data)
+
+
+@pytest.mark.parametrize("piece", [1, 4, 8, 1000])
+@pytest.mark.parametrize("body", ["aGVsbG8=aGVs", "aGVsbA==aGVs", "aGVsa"])
+def test_damage_is_found_wherever_it_is_cut(piece: int, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_PIECE", piece)
+    with pytest.raises(SourceError, match="damaged"):
+        parse_source(f"data:;base64,{body}")
 
 
 @settings(max_examples=100)
