@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ocr_mlx.domain import DecodeOverrides, OcrResult, OnEvent, Source
     from ocr_mlx.engine.service import OcrService
     from ocr_mlx.model.base import LoadedModel
+    from ocr_mlx.settings import Settings
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "read"]
@@ -66,11 +67,12 @@ def read(
     result with the status `failed`.
     """
     from ocr_mlx.domain import OcrRequest, Prompt
+    from ocr_mlx.server.choice import for_the_user
 
     _check_texts(model=model, pages=pages, mode=mode, prompt=prompt, password=password)
     request = OcrRequest(
         source=_source(source),
-        model=model or "",
+        model=for_the_user(model or "", _settings()),
         prompt=Prompt(text=prompt, mode=mode),
         overrides=_overrides(decode),
         page_range=pages or "",
@@ -139,13 +141,19 @@ def _overrides(decode: DecodeOptions) -> DecodeOverrides:
 
 
 @functools.cache
+def _settings() -> Settings:
+    from ocr_mlx.settings import Settings
+
+    return Settings.from_env()
+
+
+@functools.cache
 def _service() -> OcrService:
     """One engine for the whole process, built at its first use and closed at exit."""
     import atexit
 
     from ocr_mlx.engine.build import build_service
-    from ocr_mlx.settings import Settings
 
-    service = build_service(Settings.from_env().engine_options().for_the_user())
+    service = build_service(_settings().engine_options().for_the_user())
     atexit.register(service.close)
     return service

@@ -23,9 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ocr_mlx import __version__
 from ocr_mlx.errors import EngineError, UnknownModel
@@ -37,8 +35,8 @@ from ocr_mlx.server.app import create_app
 from ocr_mlx.server.choice import ModelChoice
 from ocr_mlx.server.deepseek.history import history_of
 from ocr_mlx.server.deps import ServerContext
-from ocr_mlx.server.guard import INSTANCE_HEADER, ISOLATED
 from ocr_mlx.server.metrics import Metrics
+from ocr_mlx.server.protocol import protocol
 from ocr_mlx.server.running import DocumentRunner, EngineSlot, Service
 from ocr_mlx.settings import InvalidSetting, Settings
 from ocr_mlx.settings.presets import PRESETS
@@ -63,7 +61,7 @@ STATUSES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to end; the exit status is one of `STATUSES`."""
-    warnings.filterwarnings("ignore", module="PIL")  # what a picture does wrong is told with its page
+    warnings.filterwarnings("ignore", module="PIL")  # Pillow warns of every large page that is cut
     ending = Ending()
     ending.catch_signals()
     _open_streams()
@@ -211,7 +209,7 @@ def _serve(settings: Settings, sock: socket.socket, options: argparse.Namespace,
     if settings.port not in (0, port):
         log.info("port %d is taken: this is port %d", settings.port, port)
     instance = options.instance or secrets.token_hex(8)
-    metrics = Metrics(lambda: engine.state)
+    metrics = Metrics(__version__, lambda: engine.state)
     engine = EngineSlot(lambda: _build(settings, metrics))
     runner = DocumentRunner(engine, threads=settings.queue + 4)
     jobs = build_jobs(settings.job_options(), engine.wait)
@@ -278,21 +276,25 @@ def _build(settings: Settings, observer: Observer) -> Service:
 
 
 def _check_model(settings: Settings) -> None:
-    """Say at once that the default model is none, and not only to the first who asks."""
+    """Say at once that a model that is set is none, and not only to the first who asks."""
+    from ocr_mlx.engine.fence import check_there
     from ocr_mlx.engine.remote import is_reference
     from ocr_mlx.model.registry import resolve_name
 
-    try:
-        if not is_reference(settings.default_model):
-            resolve_name(settings.default_model)
-    except UnknownModel as error:
-        log.error("OCR_MLX_MODEL: %s", error)
+    names = (settings.default_model, settings.model_name, str(settings.deepseek_model or ""))
+    for name in dict.fromkeys(filter(None, names)):
+        try:
+            if not is_reference(name):
+                resolve_name(name)
+                check_there(name, () if settings.redis_url else {name})
+        except UnknownModel as error:
+            log.error("a model that is set: %s", error)
 
 
 def uvicorn_config(app: Any, settings: Settings, instance: str) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_protocol(instance),
+        http=protocol(instance),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -301,20 +303,6 @@ def uvicorn_config(app: Any, settings: Settings, instance: str) -> uvicorn.Confi
         proxy_headers=False,
         timeout_graceful_shutdown=int(settings.drain + GRACE),
     )
-
-
-def _protocol(instance: str) -> type[H11Protocol]:
-    """HTTP by h11, which is strict about header fields. What is no request never reaches a guard, and is answered here."""
-    headers = {"Content-Type": "text/plain; charset=utf-8", "Connection": "close", INSTANCE_HEADER: instance} | ISOLATED
-
-    class Protocol(H11Protocol):
-        def send_400_response(self, msg: str) -> None:
-            head = h11.Response(status_code=400, headers=list(headers.items()), reason="Bad Request")
-            for event in (head, h11.Data(data=msg.encode("ascii")), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
-            self.transport.close()
-
-    return Protocol
 
 
 def _close(jobs: Jobs, runner: DocumentRunner, engine: EngineSlot) -> None:

@@ -15,6 +15,7 @@ from ocr_mlx.utils.logs import counted, fields
 
 log = logging.getLogger(__name__)
 _MOST_SHOWN = 100
+_ELSEWHERE = "openai+"
 _FOLDER_STARTS = ("/", "./", "../", "~")
 
 
@@ -77,8 +78,10 @@ def report(result: OcrResult) -> None:
 
 
 def shown_model(model: str) -> str:
-    """A model's name for logs and labels: a folder's last part alone, plain characters, one line."""
-    if model.startswith(_FOLDER_STARTS) or model.count("/") > 1:
+    """A model's name for logs and labels: a folder's last part alone, no engine's address, plain characters, one line."""
+    if model.startswith(_ELSEWHERE):
+        model = model.partition("#")[2]
+    elif model.startswith(_FOLDER_STARTS) or model.count("/") > 1:
         model = model.rstrip("/").rpartition("/")[2]
     return model.encode("unicode_escape").decode("ascii")[:_MOST_SHOWN]
 

@@ -133,12 +133,16 @@ def test_the_readmes_lines(serve: Callable[..., tuple[Program, str]], curl: Curl
 
 @pytest.mark.slow
 def test_a_job_ends_as_its_model_cannot_be_had(serve: Callable[..., tuple[Program, str]], curl: Curl) -> None:
-    _program, url = serve(OCR_MLX_MODELS_DIR="/nonexistent/models")
+    _program, url = serve(OCR_MLX_MODELS_DIR="/nonexistent/models", OCR_MLX_MODEL="/nonexistent/mine")
     taken = curl(url, 'curl -X POST http://localhost:8000/ocr -F "file=@image.png" -F "engine=got"', 202)
     assert taken["message"] == "Image submitted for processing with 'got' engine"
     job = polled(curl, url, taken["job_id"])
     assert (job["status"], job["result"]) == ("failed", None)
     assert "GOT-OCR" in job["error"] and "/nonexistent" not in json.dumps(job)
+    taken = curl(url, 'curl -X POST http://localhost:8000/ocr -F "file=@image.png"', 202)
+    assert taken["message"] == "Image submitted for processing with 'mine' engine"
+    told = polled(curl, url, taken["job_id"])["error"]
+    assert "mine" in told and "/nonexistent" not in told
     told = curl(url, "curl http://localhost:8000/models/got/status")
     assert (told["status"], told["is_ready"]) == ("failed", False)
     assert "/nonexistent" not in told["message"]

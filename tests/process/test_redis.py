@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import threading
@@ -38,10 +39,13 @@ class Fleet:
         self.url = server.ready()["url"]
         return server
 
-    def work(self, url: str = "", *, rows: int = 4, ready: bool = True, **environ: str) -> Program:
+    def work(
+        self, url: str = "", *, rows: int = 4, ready: bool = True, session: bool = False, **environ: str
+    ) -> Program:
         command = ("-m", "ocr_mlx", "worker")
         url = url or self._redis.url
-        worker = self._start(f"--rows={rows}", command=command, OCR_MLX_REDIS_URL=url, **SHARE, **environ)
+        environ = {"OCR_MLX_REDIS_URL": url, **SHARE, **environ}
+        worker = self._start(f"--rows={rows}", command=command, session=session, **environ)
         if ready:
             assert worker.ready()["event"] == "ready"
         return worker
@@ -173,6 +177,79 @@ def test_a_worker_waits_for_redis_and_outlives_it(fleet: Fleet, proxy: Proxy) ->
     assert worker.ends() == 0
     errors = worker.rest()[1]
     assert errors.count("cannot be reached") >= 2 and "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_gives_the_pages_in_work_back(fleet: Fleet) -> None:
+    """The terminal sends it to every process of the worker."""
+    worker = fleet.work(session=True, OCR_MLX_DRAIN="0")
+    fleet.submit(14, lines=8)
+    fleet.reaches(2)
+    os.killpg(worker.process.pid, signal.SIGINT)
+    assert worker.ends() == 0
+    assert "Traceback" not in worker.rest()[1]
+    assert 2 <= fleet.look()["progress"]["done"] < 14
+    fleet.work()
+    fleet.completes(14, 60)
+    fleet.leaves_nothing(5)
+
+
+@pytest.mark.slow
+def test_a_job_is_cancelled_while_its_worker_is_dead(fleet: Fleet) -> None:
+    victim = fleet.work()
+    fleet.submit(40, lines=10)
+    fleet.reaches(2)
+    victim.process.kill()
+    ended = httpx.post(f"{fleet.url}/ocr/{fleet.job_id}/cancel").json()
+    assert (ended["status"], ended["cancelled"]) == ("failed", True) and ended["progress"]["done"] >= 2
+    fleet.work()
+    fleet.leaves_nothing(60)
+    assert fleet.look()["progress"] == ended["progress"]
+
+
+@pytest.mark.slow
+def test_a_redis_that_is_full_for_a_while_holds_pages_up(fleet: Fleet) -> None:
+    worker = fleet.work()
+    fleet.submit(2)
+    other = fleet.job_id
+    fleet.completes(2, 30)
+    fleet.submit(16, lines=8)
+    fleet.reaches(2)
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        client.config_set("maxmemory", 1)
+        time.sleep(2.0)
+        assert fleet.look()["progress"]["done"] < 16 and fleet.look()["status"] == "processing"
+        files = {"file": ("report.pdf", document(1), "application/pdf")}
+        answer = httpx.post(f"{fleet.url}/ocr/pdf", files=files, data={"engine": "builtin"}, timeout=30)
+        assert answer.status_code == 429 and "full" in answer.json()["detail"]
+        assert httpx.delete(f"{fleet.url}/ocr/{other}").status_code == 204, "which makes room"
+        client.config_set("maxmemory", 0)
+    fleet.completes(16, 90)
+    worker.process.terminate()
+    assert worker.ends() == 0 and "Traceback" not in worker.rest()[1]
+
+
+def test_a_server_starts_before_its_redis(start: Start, redis_server: RedisServer) -> None:  # noqa: F811
+    redis_server.stop()
+    server = start("--contract", "jobs", "--port", "0", OCR_MLX_REDIS_URL=redis_server.url)
+    with httpx.Client(base_url=server.ready()["url"], timeout=30) as client:
+        health = client.get("/health")
+        assert (health.status_code, health.json()["status"], health.json()["redis"]) == (200, "healthy", "unhealthy")
+        files = {"file": ("report.pdf", document(1), "application/pdf")}
+        answers = [
+            client.post("/ocr/pdf", files=files, data={"engine": "builtin"}),
+            client.get("/ocr/00000000-0000-4000-8000-000000000000"),
+            client.get("/jobs"),
+            client.post("/models/switch", json={"model": "got"}),
+        ]
+        for answer in answers:
+            assert answer.status_code == 503 and "Redis" in answer.json()["detail"] and "retry-after" in answer.headers
+        redis_server.start()
+        eventually(lambda: client.get("/health").json()["redis"] == "healthy", 10)
+        eventually(lambda: client.get("/jobs").status_code == 200, 10)
+        assert client.post("/ocr/pdf", files=files, data={"engine": "builtin"}).status_code == 202
+    server.process.terminate()
+    assert server.ends() == 0 and "Traceback" not in server.rest()[1]
 
 
 def test_a_worker_without_redis_says_which_setting(start: Start) -> None:

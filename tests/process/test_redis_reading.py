@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
 from ocr_mlx.domain import DocumentStarted, OcrRequest, OcrResult, OnEvent, PageDone, PageStatus
 from ocr_mlx.domain import PageError as Reason
-from ocr_mlx.errors import InvalidOption, JobsUnavailable, OcrMlxError, OutOfMemory, UnknownModel
+from ocr_mlx.errors import (
+    InvalidOption,
+    JobNotFound,
+    JobsUnavailable,
+    OcrMlxError,
+    OutOfMemory,
+    UnknownModel,
+    UnsupportedArchitecture,
+)
 from ocr_mlx.jobs.records import Job, JobState
 from ocr_mlx.jobs.redis.jobs import pages_together
 from ocr_mlx.jobs.redis.queue import KEY, Queue
-from ocr_mlx.jobs.redis.store import RedisStore
+from ocr_mlx.jobs.redis.store import RedisStore, keys
 from ocr_mlx.jobs.redis.sweep import Sweeper
 from ocr_mlx.jobs.redis.units import UNKNOWN_SECONDS, Claim, Unit, Units
 from ocr_mlx.jobs.redis.worker import MOST_TRIES, UnitReader
@@ -220,11 +231,24 @@ def test_a_machine_that_slept_does_not_spoil_what_another_took_over(bench: Bench
     assert bench.store.pages(job.id) == ()
 
 
+def test_a_model_that_one_machine_lacks_another_may_have(bench: Bench) -> None:
+    """A folder that is not there, a family that only a later version knows."""
+    job, hopeless = bench.job(1), bench.job(3)
+    bench.engine.raises = [UnknownModel("There is no such model."), UnsupportedArchitecture("It is not known."), None]
+    for _ in range(3):
+        bench.reader.read(job.id, 0)
+    assert bench.store.get(job.id).state is JobState.COMPLETED
+    bench.engine.raises = [UnknownModel("There is no such model.")] * MOST_TRIES
+    for _ in range(MOST_TRIES):
+        assert not bench.store.get(hopeless.id).state.final
+        bench.reader.read(hopeless.id, 2)
+    ended = bench.store.get(hopeless.id)
+    assert ended.state is JobState.FAILED and ended.error is not None and ended.error.code == "unknown_model"
+
+
 def test_what_no_machine_can_do_ends_the_job_at_once(bench: Bench) -> None:
-    job, other = bench.job(3), bench.job(3)
-    bench.engine.raises = [UnknownModel("There is no such model."), InvalidOption("No such mode.")]
-    bench.reader.read(job.id, 2)
-    assert bench.store.get(job.id).state is JobState.FAILED
+    other = bench.job(3)
+    bench.engine.raises = [InvalidOption("No such mode.")]
     bench.reader.read(other.id, 1)  # the second page alone cannot be asked that
     assert [page.status for page in bench.store.pages(other.id)] == [PageStatus.FAILED]
     bench.engine.raises = [InvalidOption("No such mode.")]
@@ -369,3 +393,109 @@ def test_the_queue_brings_units_to_threads_and_gives_back_what_nobody_began(benc
     done = bench.store.get(job.id).done
     assert 2 <= done <= 4
     assert bench.store.client.llen(KEY) == 8 - done
+
+
+def test_a_job_of_another_version_holds_up_nobody(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    strange, plain = bench.job(1), bench.job(1)
+    record = bench.store.client.hget(keys(strange.id)[0], "record")
+    bench.store.client.hset(keys(strange.id)[0], "record", record.replace(b'"kind":"pdf"', b'"kind":"parchment"'))
+    for _ in range(2):
+        bench.sweeper.sweep()
+    assert [unit.job_id for unit in bench.sent] == [plain.id], "the sweep goes on after it"
+    bench.reader.read(strange.id, 0)
+    assert bench.engine.asked == [] and caplog.text.count("another version of ocr_mlx") == 2
+    with pytest.raises(JobsUnavailable, match="same version"):
+        bench.store.get(strange.id)
+    assert [job.id for job in bench.store.listed(limit=9)] == [plain.id]
+    bench.store.delete(strange.id)
+
+
+def test_a_job_whose_document_is_gone_fails_in_those_words(bench: Bench) -> None:
+    job = bench.job(2)
+    bench.store.client.delete(keys(job.id)[4])
+    for number in range(2):
+        bench.reader.read(job.id, number)
+    ended = bench.store.get(job.id)
+    assert (ended.state, bench.engine.asked) == (JobState.FAILED, [])
+    assert ended.error is not None and ended.error.message == (
+        "The document of this job is gone from the job queue (Redis). Send it again."
+    )
+    with pytest.raises(JobNotFound):
+        bench.store.document(job.id)
+
+
+def test_a_clock_of_redis_that_is_set_back_holds_up_nothing(bench: Bench) -> None:
+    """What was noted before lies an hour ahead: a claim of a worker that died, a message that is lost, a rest."""
+    job = bench.job(3)
+    dead = bench.claim(job, 0, "dead")
+    units = keys(job.id)[3]
+    later = int(bench.store.client.time()[0] + 3600) * 1000
+    notes = {"claim:0": f"{later} dead", "reads:0": later, "rest:1": later, "sent:2": f"{later} gone", "sends:2": 1}
+    bench.store.client.hset(units, mapping=notes)
+    survey = bench.units.survey(job.id, elapsed=1.0)
+    assert [unit.number for unit in survey.lost] == [0, 1, 2]
+    assert not survey.is_read and survey.worked == 0.0
+    living = bench.claim(job, 0, "living")
+    assert not bench.units.renew(dead) and bench.units.renew(living)
+    bench.store.client.hset(units, "claim:0", f"{later} living")
+    assert bench.units.renew(living), "who still reads it keeps it"
+    assert bench.units.claim(living.unit, "other") == "taken"
+    bench.store.client.hset(units, "claim:0", f"{later} dead")
+    assert bench.units.renew(living), "what reaches too far is nobody's"
+
+
+def test_a_full_redis_tells_what_it_has_and_forgets_what_is_over(bench: Bench, redis_server: RedisServer) -> None:  # noqa: F811
+    store = RedisStore(redis_server.url, ttl=0.0)
+    over, told = a_job(1), a_job(1, webhook_url="https://example.org/")
+    for job in (over, told):
+        store.add(job, b"%PDF")
+        store.put_page(job.id, a_page(0))
+        store.finish(job.id, JobState.COMPLETED)
+    sweeper = Sweeper(store, Units(store, queue=KEY), bench._send, page_seconds=1.0)
+    store.client.config_set("maxmemory", 1)
+    assert [page.text for page in store.pages(over.id)] == ["page 0"]
+    with pytest.raises(JobsUnavailable, match="is full"):
+        sweeper.sweep()
+    with pytest.raises(JobNotFound):
+        store.get(over.id)
+    assert store.get(told.id).state is JobState.COMPLETED and len(store.listed(limit=9)) == 1
+    store.delete(told.id)
+    store.close()
+
+
+class Killed(BaseException):
+    """Nothing of the worker happens after this."""
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_between_any_two_commands(
+    redis_server: RedisServer,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = []
+    for most in itertools.count():
+        dying, other = Bench(redis_server.url), Bench(redis_server.url)
+        job, commands, run = dying.job(1), itertools.count(), dying.store.run
+
+        def counted(name: str, *rest: Any, most: int = most, commands: Any = commands, run: Any = run) -> Any:
+            if next(commands) >= most:
+                raise Killed
+            return run(name, *rest)
+
+        monkeypatch.setattr(dying.store, "run", counted)
+        with contextlib.suppress(Killed):
+            dying.reader.read(job.id, 0)
+        state, stored = other.store.get(job.id).state, len(other.store.pages(job.id))
+        time.sleep(0 if state.final else CLAIM_SECONDS * 1.2)
+        other.reader.read(job.id, 0)
+        other.sweeper.sweep()
+        assert other.store.get(job.id).state is JobState.COMPLETED and len(other.store.pages(job.id)) == 1
+        assert len(other.engine.asked) == 1 - stored, "what is stored is not read again"
+        told.append((state, stored))
+        for bench in (dying, other):
+            bench.store.client.delete("ocr_mlx:sweeper")
+            bench.close()
+        if state.final:
+            break
+    begun = JobState.PROCESSING
+    assert told == [(JobState.PENDING, 0), (begun, 0), (begun, 1), (JobState.COMPLETED, 1)]

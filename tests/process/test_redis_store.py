@@ -194,6 +194,21 @@ def test_old_jobs_are_forgotten_and_unfinished_ones_are_not(store: JobStore, clo
         store.get(old.id)
 
 
+def test_a_record_stays_as_long_as_whoever_took_the_job_said(redis_server: RedisServer) -> None:  # noqa: F811
+    """Not as long as those say who end it, or clear up."""
+    server, worker = RedisStore(redis_server.url, ttl=7200.0), RedisStore(redis_server.url, ttl=60.0)
+    server.add(job := a_job(), b"x")
+    worker.finish(job.id, JobState.COMPLETED)
+    worker.expire(time.time() + 7000.0)
+    assert worker.get(job.id).state is JobState.COMPLETED
+    assert server.client.ttl(f"{PREFIX}job:{job.id}") > 86400 + 7000
+    worker.expire(time.time() + 7201.0)
+    with pytest.raises(JobNotFound):
+        worker.get(job.id)
+    for store in (server, worker):
+        store.close()
+
+
 def test_a_job_whose_webhook_waits_is_not_forgotten(store: JobStore, clock: Clock) -> None:
     job = a_job(webhook_url="http://example.org/hook")
     store.add(job, b"x")
@@ -253,6 +268,22 @@ def test_a_redis_that_is_nearly_full_takes_no_new_job_and_goes_on_with_the_other
     client.config_set("maxmemory", 1)
     with pytest.raises(JobsUnavailable, match="is full"):
         store.put_page(job.id, a_page(1))
+    for one in (store, client):
+        one.close()
+
+
+def test_a_redis_that_throws_away_what_it_has_no_room_for_is_told_of_once(
+    redis_server: RedisServer,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store, client = RedisStore(redis_server.url), connect(redis_server.url)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    store.add(a_job(), b"x")
+    assert "throws" not in caplog.text, "it has room without an end"
+    client.config_set("maxmemory", "1gb")
+    for _ in range(2):
+        store.add(a_job(), b"x")
+    assert caplog.text.count("maxmemory-policy allkeys-lru") == 1
     for one in (store, client):
         one.close()
 

@@ -28,17 +28,26 @@ def fake() -> Iterator[FakeEngine]:
 
 
 def test_one_ocr_mlx_reads_for_another(start: Start, tmp_path: Path) -> None:
-    far = start("--port", "0", OCR_MLX_TOKEN="between-us", OCR_MLX_STATE_DIR=str(tmp_path / "far")).ready()
-    endpoint = f"{far['url']}/v1"
+    program = start("--port", "0", OCR_MLX_TOKEN="between-us", OCR_MLX_STATE_DIR=str(tmp_path / "far"))
+    endpoint = f"{program.ready()['url']}/v1"
     model = f"openai+{endpoint}#builtin"
     near = start("--port", "0", OCR_MLX_REMOTE_ENDPOINT=endpoint, OCR_MLX_REMOTE_KEY="between-us").ready()
     with httpx.Client(base_url=near["url"], timeout=WAIT) as client:
         there = client.post("/ocr", json={"filename": PAGE.as_uri(), "model": model})
         here = client.post("/ocr", json={"filename": PAGE.as_uri(), "model": "builtin"})
+        stranger = client.post("/ocr", json={"filename": PAGE.as_uri(), "model": f"openai+{endpoint}#no-such-model"})
+        asked = {"filename": PAGE.as_uri(), "endpoint_url": endpoint, "model": "builtin", "api_key": "not-ours"}
+        keyless = client.post("/llm/ocr", json=asked)
+        program.process.kill()
+        program.process.wait(WAIT)
+        gone = client.post("/ocr", json={"filename": PAGE.as_uri(), "model": model})
     assert there.status_code == here.status_code == 200, there.text
     assert there.text == here.text
     assert there.text.startswith(FIRST)
     assert there.headers["x-ocr-mlx-model"] == "builtin"
+    assert stranger.status_code == 502 and "404: There is no model 'no-such-model'" in stranger.text
+    assert keyless.status_code == 502 and "status 401" in keyless.json()["detail"]
+    assert gone.status_code == 502 and "could not be reached" in gone.text
 
 
 def test_the_settings_send_everything_elsewhere(start: Start, fake: FakeEngine) -> None:

@@ -86,7 +86,6 @@ def test_the_products_own_name_wins_over_an_alias() -> None:
         ("OCR_MLX_ALLOWED_HOSTS", "http://a"),
         ("OCR_MLX_RENDER_TIMEOUT", "soon"),
         ("OCR_MLX_CONTRACT", "sixth"),
-        ("VLLM_ENDPOINT", "localhost"),
         ("DEEPSEEK_ALLOWED_ORIGINS", "a, *"),
     ],
 )
@@ -125,6 +124,22 @@ def test_a_wrong_secret_is_not_repeated(name: str) -> None:
     with pytest.raises(InvalidSetting) as caught:
         Settings.from_env({name: "two words"})
     assert name in str(caught.value) and "two" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["VLLM_ENDPOINT", "DEFAULT_MODEL", "MODEL_NAME"])
+@pytest.mark.parametrize("address", ["http://me:s3cret@gpu/v1", "gpu:8000/v1", "http://gpu:99999/v1", "ftp://gpu/v1"])
+def test_a_wrong_address_of_an_engine_is_told_at_the_start_and_not_repeated(name: str, address: str) -> None:
+    text = address if name == "VLLM_ENDPOINT" else f"openai+{address}#model"
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_env({name: text})
+    assert name in caught.value.message and "http://host:8000/v1" in caught.value.hint
+    assert "s3cret" not in str(caught.value)
+
+
+def test_an_engines_model_has_a_name_and_its_prefix_one_spelling() -> None:
+    with pytest.raises(InvalidSetting):
+        Settings.from_env({"OCR_MLX_MODEL": "openai+http://gpu:8000/v1"})
+    assert Settings.from_env({"OCR_MLX_MODEL": "OpenAI+http://gpu/v1#M"}).model == "openai+http://gpu/v1#M"
 
 
 @pytest.mark.parametrize("content", ["s3cret", "s3cret\n", " s3cret \r\nmore\n"])

@@ -116,7 +116,7 @@ def test_everything_said_arrives(client: httpx.Client, jobs: FakeJobs) -> None:
         "engine": "deepseek",
         "webhook_url": "https://example.com/hook",
         "mode": "gundam",
-        "prompt": "Read.",
+        "prompt": "Read\r\nall.",
         "pages": "1-2",
         "password": "secret",
         "dpi": "72",
@@ -124,7 +124,7 @@ def test_everything_said_arrives(client: httpx.Client, jobs: FakeJobs) -> None:
     }
     assert send(client, PDF, to="/ocr/pdf", **form).status_code == 202
     [request] = jobs.asked
-    assert (request.model, request.prompt.mode, request.prompt.text) == ("deepseek", "gundam", "Read.")
+    assert (request.model, request.prompt.mode, request.prompt.text) == ("deepseek", "gundam", "Read\nall.")
     assert (request.password, request.dpi, request.overrides.max_new_tokens) == ("secret", 72, 7)
     assert jobs.said[0] == {
         "engine": "deepseek",

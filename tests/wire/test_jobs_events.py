@@ -215,3 +215,27 @@ def test_the_servers_end_ends_streams(jobs: FakeJobs, job_id: str) -> None:
     thread.join(5)
     assert not thread.is_alive() and time.monotonic() - started < 2
     assert "event: done" not in answers
+
+
+def test_pages_that_were_read_in_one_prompt_are_looked_up_once(
+    client: httpx.Client, jobs: FakeJobs, job_id: str
+) -> None:
+    looked: list[str] = []
+    pages = jobs.pages
+
+    def counted(wanted: str) -> Any:
+        looked.append(wanted)
+        return pages(wanted)
+
+    jobs.pages = counted  # type: ignore[method-assign]
+    with client.stream("GET", f"/ocr/{job_id}/events") as answer:
+        stream = heard(answer.iter_lines())
+        next(stream)
+        jobs.results[job_id] = (page(0, following=(1,)),)
+        jobs.change(job_id, state=JobState.PROCESSING, done=2)
+        assert next(stream).data["done"] == 2
+        assert next(stream).id == "0-1"
+        time.sleep(0.2)
+        assert looked == [job_id]
+        jobs.read(job_id, page(2), state=JobState.COMPLETED)
+        assert [(one.event, one.id) for one in stream][-2:] == [("page", "0-2"), ("done", "done")]

@@ -93,7 +93,7 @@ def module_main(argv: Sequence[str], tools: Tools | None = None) -> None:
 
 
 def _start(wanted: typer.Typer, arguments: Sequence[str], tools: Tools | None, name: str) -> None:
-    warnings.filterwarnings("ignore", module="PIL")  # what a picture does wrong is told with its page
+    warnings.filterwarnings("ignore", module="PIL")  # Pillow warns of every large page that is cut
     tools = tools or Tools(settings=Settings.from_env, build=build_reader)
     try:
         wanted(arguments, obj=tools, prog_name=name)
@@ -247,28 +247,19 @@ def _format(name: str, output: Path | None) -> str:
 
 def _read(tools: Tools, words: list[str], options: ReadOptions, quiet: bool) -> None:
     from ocr_mlx.cli.inputs import expand
+    from ocr_mlx.server.choice import for_the_user
 
     with told():
         words, settings = expand(words), tools.settings()
-        if settings.model_source == "vllm":
-            options = replace(
-                options, request=replace(options.request, model=_elsewhere(options.request.model, settings))
-            )
+        request = replace(options.request, model=for_the_user(options.request.model, settings))
         reader = tools.build(settings)
         try:
             with reporter(quiet) as seen:
-                status = read(words, options, reader, seen)
+                status = read(words, replace(options, request=request), reader, seen)
         finally:
             if reader.close() is False:
                 tools.busy.set()
     raise typer.Exit(status)
-
-
-def _elsewhere(model: str, settings: Settings) -> str:
-    """The model at the engine that reads instead of this machine."""
-    from ocr_mlx.server.choice import ModelChoice
-
-    return ModelChoice(settings, lambda: None).pick(model, "ocr_mlx")
 
 
 @app.command(
@@ -315,7 +306,12 @@ def convert_command(
 def models_command(
     context: typer.Context,
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Alias, hub id, folder or family: tell its modes and defaults.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Alias, hub id, folder or family: tell its modes and defaults. "
+            "openai+http://host:8000/v1: tell what that engine serves.",
+        ),
     ] = "",
     family: Annotated[str, typer.Option("--family", help="Tell all about one family and its models.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object, with everything.")] = False,
@@ -326,9 +322,12 @@ def models_command(
     """
     from ocr_mlx.cli.listing import details, table
     from ocr_mlx.cli.models import narrowed, overview
+    from ocr_mlx.engine.remote import is_reference
 
     with told():
         settings = context.obj.settings()
+        if is_reference(model) and not family:
+            return _engine(model, settings, as_json)
         found = overview(settings)
         one = bool(model or family)
         if one:
@@ -337,6 +336,14 @@ def models_command(
             console.say(json.dumps(found.record(), indent=2))
         else:
             console.say("\n".join(details(found) if one else table(found)))
+
+
+def _engine(model: str, settings: Settings, as_json: bool) -> None:
+    """Tell of an engine elsewhere, or of a model there."""
+    from ocr_mlx.cli.elsewhere import elsewhere, lines
+
+    found = elsewhere(model, settings)
+    console.say(json.dumps(found.record(), indent=2) if as_json else "\n".join(lines(found)))
 
 
 @app.command(

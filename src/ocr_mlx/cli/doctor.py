@@ -15,15 +15,13 @@ from ocr_mlx import __version__
 from ocr_mlx.cli.models import entries
 from ocr_mlx.cli.read import Reader
 from ocr_mlx.domain import OcrRequest, PageStatus, Upload
-from ocr_mlx.errors import OcrMlxError
+from ocr_mlx.errors import OcrMlxError, RemoteFailed
 from ocr_mlx.settings import Settings
 from ocr_mlx.utils import records
 from ocr_mlx.utils.blas import blas_in_use, load_blas
 
 PACKAGES = ("mlx", "numpy", "pillow", "pillow-heif", "pypdfium2", "tokenizers", "huggingface_hub", "fastapi", "uvicorn")
 TEST_TEXT = "Hello 123"
-WAIT = 3.0
-"""Seconds that an engine elsewhere has to answer."""
 GOOD = 0.8
 """Share of the self-test's characters that must be right."""
 
@@ -87,9 +85,15 @@ def _models(settings: Settings) -> Iterator[str]:
             state = "" if entry.complete else ", incomplete: the next use completes it"
             yield f"{entry.checkpoint} ({entry.family}), {entry.bytes / 1e6:.0f} MB{state}"
         default_here |= entry.complete and settings.default_model in (entry.checkpoint, *entry.names)
-    if not default_here:
+    if not default_here and not _is_elsewhere(settings):
         fetched = "offline mode is on, so it cannot be downloaded" if settings.offline else "the first use downloads it"
         yield f"the default model {settings.default_model} is not here; {fetched}"
+
+
+def _is_elsewhere(settings: Settings) -> bool:
+    from ocr_mlx.engine.remote import is_reference
+
+    return settings.model_source == "vllm" or is_reference(settings.default_model)
 
 
 def _server(settings: Settings) -> Iterator[str]:
@@ -99,7 +103,7 @@ def _server(settings: Settings) -> Iterator[str]:
     yield from found or ["running: none"]
     if settings.redis_url:
         yield f"jobs: in Redis, {_redis(settings)}"
-    if settings.model_source == "vllm":
+    if _is_elsewhere(settings):
         yield f"engine elsewhere: {_engine_elsewhere(settings)}"
     for name in Settings.unknown():
         yield f"{name} is no setting; `python -m ocr_mlx.settings` lists them"
@@ -123,20 +127,16 @@ def _never() -> NoReturn:
 
 
 def _engine_elsewhere(settings: Settings) -> str:
-    import httpx
+    from ocr_mlx.cli.elsewhere import served
+    from ocr_mlx.engine.remote import is_reference, parse, reference
 
-    from ocr_mlx.engine.remote import parse, reference
-
+    default = settings.default_model
+    engine = parse(default if is_reference(default) else reference(settings.remote_endpoint, "any"))
     try:
-        engine = parse(reference(settings.remote_endpoint, "any"))
-        headers = {"Authorization": f"Bearer {settings.remote_key}"} if settings.remote_key else {}
-        status = httpx.get(f"{engine.base}/models", headers=headers, timeout=WAIT, trust_env=False).status_code
-    except OcrMlxError as error:
-        return str(error)
-    except httpx.HTTPError:
-        return f"{engine.origin} does not answer: check OCR_MLX_REMOTE_ENDPOINT, and that it runs"
-    advice = ": check OCR_MLX_REMOTE_KEY" if status in (401, 403) else ""
-    return f"{engine.origin} answers with status {status}{advice}"
+        names = served(engine, settings.remote_options().key_for(engine))
+    except RemoteFailed as error:
+        return f"{engine.origin} does not answer as it should: {error}"
+    return f"{engine.origin} serves {', '.join(names) or 'no model'}"
 
 
 def self_test(settings: Settings, build: Callable[[Settings], Reader]) -> tuple[bool, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from ocr_mlx.cli.models import Entry, Overview, mode_params
 from ocr_mlx.cli.servers import Held, Server
 from ocr_mlx.domain import DecodeParams
+from ocr_mlx.engine.remote import is_reference
 
 if TYPE_CHECKING:
     from ocr_mlx.model.base import Family, Mode
@@ -26,12 +27,12 @@ def table(whole: Overview) -> list[str]:
     widths = _widths(whole)
     lines = [_row(_HEAD, widths)]
     for family in whole.families:
-        lines += ["", *_wrapped(f"{family.name}: {family.licence.splitlines()[0]}")]
+        lines += ["", *wrapped(f"{family.name}: {family.licence.splitlines()[0]}")]
         for entry in (entry for entry in whole.models if entry.family == family.name):
             lines += _entry_rows(entry, whole.default, widths)
             if entry.licence != family.licence:
-                lines += _wrapped(f"licence: {entry.licence}", " " * 4)
-    return [*lines, "", *_wrapped(_legend(whole)), *_servers(whole.servers)]
+                lines += wrapped(f"licence: {entry.licence}", " " * 4)
+    return [*lines, "", *wrapped(_legend(whole)), *_servers(whole.servers)]
 
 
 def details(whole: Overview) -> list[str]:
@@ -40,11 +41,16 @@ def details(whole: Overview) -> list[str]:
     lines: list[str] = []
     for entry in whole.models:
         lines += [*_about(entry, whole), ""]
-    lines.append(f"Modes of {family.name} (--mode NAME):")
+    return lines + modes(family)
+
+
+def modes(family: Family) -> list[str]:
+    """What a family may be asked, and how it decodes."""
+    lines = [f"Modes of {family.name} (--mode NAME):"]
     for mode in family.modes.values():
         lines += _about_mode(family, mode)
     shown = _params(family.defaults)
-    return [*lines, *_wrapped(f"Decoding, unless a mode says otherwise: {shown}", "  ", first="")]
+    return [*lines, *wrapped(f"Decoding, unless a mode says otherwise: {shown}", "  ", first="")]
 
 
 def _widths(whole: Overview) -> list[int]:
@@ -95,16 +101,20 @@ def _state(entry: Entry) -> str:
 
 
 def _legend(whole: Overview) -> str:
+    default = f"The default model is {whole.default}" if is_reference(whole.default) else "* is the default model"
+    elsewhere = (
+        f" All but folders and the built-in model are read at {whole.engine} (MODEL_SOURCE)." if whole.engine else ""
+    )
     return (
-        "* is the default model. SIZE is on this disk, or what a download would bring; MEMORY is what the weights take "
-        f"on this machine ({whole.held}). `ocr_mlx models NAME` tells a model's modes and how it decodes."
+        f"{default}. SIZE is on this disk, or what a download would bring; MEMORY is what the weights take "
+        f"on this machine ({whole.held}).{elsewhere} `ocr_mlx models NAME` tells a model's modes and how it decodes."
     )
 
 
 def _servers(running: Sequence[Server]) -> Iterator[str]:
     for server in running:
         held = "; ".join(map(_held, server.models)) or "no model in memory"
-        yield from _wrapped(f"Running: {server.url} (process {server.pid}): {held}", "  ", first="")
+        yield from wrapped(f"Running: {server.url} (process {server.pid}): {held}", "  ", first="")
 
 
 def _held(model: Held) -> str:
@@ -122,13 +132,21 @@ def _about(entry: Entry, whole: Overview) -> Iterator[str]:
         "download": "" if entry.published is None else _bytes(entry.published),
         "memory": "" if entry.memory is None else f"{_bytes(entry.memory)} ({whole.held})",
         "loaded": ", ".join(entry.loaded),
+        "read at": _engine(entry, whole),
     }
     if entry.ref is not None and entry.ref.quantization is not None:
         quantization = entry.ref.quantization
         facts["quantized"] = f"{quantization.bits} bits in groups of {quantization.group_size}"
     for name, fact in facts.items():
         if fact:
-            yield from _wrapped(fact, " " * 13, first=f"  {name:<11}")
+            yield from wrapped(fact, " " * 13, first=f"  {name:<11}")
+
+
+def _engine(entry: Entry, whole: Overview) -> str:
+    """Where the model is read instead of here; empty where it is not."""
+    from ocr_mlx.model.registry import BUILTIN, is_folder_name
+
+    return "" if entry.checkpoint == BUILTIN or is_folder_name(entry.checkpoint) else whole.engine
 
 
 def _whereabouts(entry: Entry) -> str:
@@ -144,14 +162,14 @@ def _whereabouts(entry: Entry) -> str:
 
 def _about_mode(family: Family, mode: Mode) -> Iterator[str]:
     default = " (default)" if mode.name == family.default_mode else ""
-    yield from _wrapped(mode.description, " " * 6, first=f"  {mode.name}{default}: ")
+    yield from wrapped(mode.description, " " * 6, first=f"  {mode.name}{default}: ")
     if mode.prompt:
-        yield from _wrapped(f"prompt: {mode.prompt.strip()!r}", " " * 8, first=" " * 6)
+        yield from wrapped(f"prompt: {mode.prompt.strip()!r}", " " * 8, first=" " * 6)
     if mode.pages_together > 1:
         yield f"      up to {mode.pages_together} pages in one prompt"
     params = mode_params(family, mode)
     if params != family.defaults:
-        yield from _wrapped(_params(params, besides=family.defaults), " " * 8, first=" " * 6)
+        yield from wrapped(_params(params, besides=family.defaults), " " * 8, first=" " * 6)
 
 
 def _params(params: DecodeParams, besides: DecodeParams | None = None) -> str:
@@ -167,7 +185,8 @@ def _value(value: object) -> str:
     return " ".join(map(repr, value)) if isinstance(value, tuple) else str(value)
 
 
-def _wrapped(text: str, indent: str = "", *, first: str | None = None) -> list[str]:
+def wrapped(text: str, indent: str = "", *, first: str | None = None) -> list[str]:
+    """The text in lines of at most `WIDTH` columns; `first` stands before the first of them, `indent` before the others."""
     start = indent if first is None else first
     lines = textwrap.wrap(
         text, WIDTH, initial_indent=start, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False

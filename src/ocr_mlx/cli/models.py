@@ -56,19 +56,24 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overview:
-    """Everything there is to tell. `held` says how weights are held here, such as `cpu, float32`."""
+    """Everything there is to tell. `held` says how weights are held here, such as `cpu, float32`.
+
+    `engine` is the address of the engine that reads instead of this machine, empty where none does.
+    """
 
     default: str
     held: str
     models: tuple[Entry, ...]
     families: tuple[Family, ...]
     servers: tuple[Server, ...]
+    engine: str = ""
 
     def record(self) -> dict[str, Any]:
         """As plain values."""
         return {
             "default": self.default,
             "held": self.held,
+            "engine": self.engine or None,
             "models": [entry.record() for entry in self.models],
             "families": [family_record(family) for family in self.families],
             "servers": [asdict(server) for server in self.servers],
@@ -106,6 +111,7 @@ def overview(settings: Settings) -> Overview:
         models=tuple(_completed(entry, running, settings.dtype or None, expanded) for entry in entries(settings)),
         families=registry.families(),
         servers=running,
+        engine=settings.remote_endpoint if settings.model_source == "vllm" else "",
     )
 
 

@@ -155,13 +155,14 @@ def _loader(
 ) -> Callable[[str, OnEvent], LoadedModel]:
     """`limit` in bytes of memory for models; `make_room` is told how many a model will take, before it is read."""
     from ocr_mlx.engine.budget import check_size
-    from ocr_mlx.engine.fence import check_folder
+    from ocr_mlx.engine.fence import check_folder, check_there
     from ocr_mlx.inference.failure import as_error
     from ocr_mlx.model.hub import find
     from ocr_mlx.model.load import expected_bytes, load_model
 
     def load(name: str, on_event: OnEvent) -> LoadedModel:
         check_folder(name, options.fetch.file_roots, {options.default_model, *options.trusted})
+        check_there(name, options.trusted)
         check_size(_published_bytes(name, options.dtype), limit)
 
         def progress(done: int, total: int) -> None:

@@ -40,6 +40,11 @@ class RemoteOptions:
             check_allowed(remote, self.hosts)
         return remote
 
+    def key_for(self, remote: RemoteModel) -> str:
+        """The configured key, for exactly the configured endpoint; empty for any other."""
+        own = _parse(self.endpoint)[:2] if self.endpoint else None
+        return self.key if own == (remote.base, remote.query) else ""
+
     def trusts(self, host: str, port: int) -> bool:
         """Whether the operator, or the user himself, named this engine, so that it may be on a private network too."""
         if self.hosts is None:
@@ -77,6 +82,15 @@ class RemoteModel:
         """Where chat completions are asked for."""
         return f"{self.base}{_COMPLETIONS}{self.query}"
 
+    @property
+    def models(self) -> str:
+        """Where the engine lists its models."""
+        return f"{self.base}/models{self.query}"
+
+    def named(self, model: str) -> str:
+        """The name here of a model that this engine has."""
+        return f"{PREFIX}{self.base}{self.query}#{model}"
+
 
 def is_reference(name: str) -> bool:
     """Whether a model's name says that it is read elsewhere."""
@@ -98,7 +112,8 @@ def parse(name: str) -> RemoteModel:
     base, query, names = _parse(endpoint)
     if not model.strip() or not model.isprintable():
         raise InvalidOption(
-            "The remote engine's address names no model.", hint=f"Write {PREFIX}http://host:8000/v1#model-name."
+            "The remote engine's address names no model.",
+            hint=f"Write {PREFIX}http://host:8000/v1#model-name; `ocr_mlx models {PREFIX}http://host:8000/v1` lists them.",
         )
     return RemoteModel(base=base, query=query, names=names, model=model.strip())
 

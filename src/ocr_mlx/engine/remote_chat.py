@@ -18,7 +18,11 @@ FORMS: tuple[Mapping[str, Any], ...] = (
     {},
 )
 """How an answer is asked for, best first: some engines know no `stream_options`, some do not stream."""
-_FINISH = {"stop": Finish.EOS, "length": Finish.LENGTH}
+_FINISH = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn"), Finish.EOS),
+    **dict.fromkeys(("length", "max_tokens", "model_length"), Finish.LENGTH),
+}
+"""OpenAI's two words for the ends that leave text, and what other engines say instead."""
 _EXTRAS = {"top_k": "top_k", "repetition_penalty": "repetition_penalty", "no_repeat_ngram": "no_repeat_ngram_size"}
 """Options beyond OpenAI's own, as other engines name them. Sent only where the request itself has them."""
 _LOCAL = ("repetition_window", "ngram_window", "ngram_whitelist")
@@ -113,37 +117,51 @@ class Answer:
 
     def take(self, said: Mapping[str, Any]) -> str:
         """Take a chunk of a stream, or a whole completion; the text in it. Raises RemoteFailed for an error in it."""
-        if said.get("error"):
+        if said.get("error") or said.get("object") == "error":
             raise RemoteFailed(f"The remote engine failed{quoted(said)}.", hint="Its own log says more.")
         self._count(said.get("usage"))
-        choices = said.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
+        choice = _choice(said)
         message = choice.get("delta") or choice.get("message")
         text = _words(message.get("content")) if isinstance(message, Mapping) else ""
+        if isinstance(message, Mapping) and message.get("refusal"):
+            raise RemoteFailed("The remote engine's model refuses this page.", hint="Ask with another prompt or model.")
         self._note(choice.get("logprobs"))
         if text:
             self._add(text)
-        if isinstance(reason := choice.get("finish_reason"), str) and self.finish is None:
+        reason = choice.get("finish_reason")
+        if isinstance(reason, str) and reason and self.finish is None:
             self._end(reason)
         self._believe(said.get("ocr"))
+        return text
+
+    def take_whole(self, said: Mapping[str, Any]) -> str:
+        """Take a completion that came at once; its text. Raises RemoteFailed also where it is none."""
+        text = self.take(said)
+        if not _choice(said):
+            raise not_understood()
         return text
 
     def check_whole(self) -> None:
         """Raise RemoteFailed when the engine has not said why it ended."""
         if self.finish is None:
             raise RemoteFailed(
-                "The remote engine's answer was cut off.", hint="Try again; the engine may have been restarted."
+                "The remote engine did not say why it ended, so the page may be cut off.",
+                hint="Its own log says more.",
             )
 
     def _add(self, text: str) -> None:
         self._pieces.append(text)
         self._size += len(text)
-        if self._size > _MOST_TEXT:
-            raise RemoteFailed("The remote engine's answer does not end.", hint="Ask for fewer tokens.")
+        self._check_size(self._size)
         self._run.append(self._ids.setdefault(text, len(self._ids)))
         if len(self._run) % CHECK_EVERY == 0 and (keep := loop_start(self._run)) is not None:
             del self._pieces[keep:]
             self.finish, self.looped = Finish.LOOP, True
+
+    @staticmethod
+    def _check_size(size: int) -> None:
+        if size > _MOST_TEXT:
+            raise RemoteFailed("The remote engine's answer does not end.", hint="Ask for fewer tokens.")
 
     def _end(self, reason: str) -> None:
         if reason not in _FINISH:
@@ -162,7 +180,8 @@ class Answer:
             self._told = float(confidence)
         page = pages[0] if isinstance(pages, list) and pages else None
         if isinstance(page, Mapping) and isinstance(text := page.get("text"), str):
-            self._pieces = [text]
+            self._pieces = [_words(text)]
+            self._check_size(len(text))
 
     def _count(self, usage: Any) -> None:
         if isinstance(usage, Mapping):
@@ -177,16 +196,22 @@ class Answer:
                 self._logprobs.append(float(value))
 
 
+def _choice(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first choice, the only one that is asked for; empty where there is none."""
+    choices = said.get("choices")
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
+
+
 def _count(value: Any, otherwise: int) -> int:
     return value if isinstance(value, int) and 0 <= value < 2**31 else otherwise
 
 
 def _words(content: Any) -> str:
-    """A message's text: a string, or the text parts of a list."""
-    if isinstance(content, str):
-        return content
+    """A message's text: a string, or the text parts of a list. Halves of characters become question marks."""
     parts = content if isinstance(content, list) else ()
-    return "".join(str(part.get("text") or "") for part in parts if isinstance(part, Mapping))
+    found = (str(part.get("text") or "") for part in parts if isinstance(part, Mapping))
+    text = content if isinstance(content, str) else "".join(found)
+    return text.encode("utf-8", "replace").decode()
 
 
 class Events:
@@ -228,6 +253,13 @@ def not_understood() -> RemoteFailed:
     return RemoteFailed(
         "The remote engine's answer is no chat completion.",
         hint="Check that its address ends in /v1 as the engine says.",
+    )
+
+
+def cut_off() -> RemoteFailed:
+    """For an answer that ends in the middle."""
+    return RemoteFailed(
+        "The remote engine's answer was cut off.", hint="Try again; the engine may have been restarted."
     )
 
 

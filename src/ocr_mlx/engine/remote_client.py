@@ -13,7 +13,8 @@ import json
 import logging
 import random
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,8 +24,9 @@ from typing import Any, cast
 import httpx
 
 from ocr_mlx.engine.remote import RemoteModel, RemoteOptions
-from ocr_mlx.engine.remote_chat import FORMS, Answer, Events, not_understood, parsed, quoted
-from ocr_mlx.engine.remote_connect import EngineTransport
+from ocr_mlx.engine.remote_chat import Answer, Events, cut_off, not_understood, parsed, quoted
+from ocr_mlx.engine.remote_connect import EngineTransport, unreached
+from ocr_mlx.engine.remote_known import Places, Ways
 from ocr_mlx.errors import OcrMlxError, RemoteFailed, ShuttingDown, TimedOut
 from ocr_mlx.inference.failure import as_error
 
@@ -35,8 +37,8 @@ _BUSY = frozenset({429, 502, 503, 504})
 _BUSY_TRIES = 8
 _BROKEN_TRIES = 3
 _LONGEST_WAIT = 30.0
-_LONGEST_ASKED = 60.0
-"""The longest wait that an engine may ask for with Retry-After."""
+_LONGEST_ASKED = 1e6
+"""What counts of a Retry-After; whoever asks for more than a page's time has its page fail at once."""
 _MOST_ERROR = 1 << 16
 _MOST_WHOLE = 1 << 24
 _MOST_STREAM = 1 << 26
@@ -44,9 +46,10 @@ _MOST_STREAM = 1 << 26
 _HINTS: Mapping[int, str] = {
     401: "Give its key: OCR_MLX_REMOTE_KEY for the endpoint of the settings, or the request's own.",
     403: "Its key may not use this model; the engine's operator knows.",
-    404: "Check the model's name and that the address ends in /v1 as the engine says.",
+    404: "Check the model's name (`ocr_mlx models openai+ADDRESS` lists them), and that the address ends in /v1.",
     413: "Lower OCR_MLX_MAX_PIXELS or ask for a lower dpi.",
     429: "Try again later, or lower OCR_MLX_REMOTE_AT_ONCE.",
+    503: "It is busy or still starting: try again later.",
 }
 
 
@@ -65,7 +68,7 @@ OnDone = Callable[[Answer, OcrMlxError | None, bool], None]
 
 
 class _Again(Exception):
-    """Something that may pass: try again, `tries` times in all, after `wait` seconds where the engine names them."""
+    """Something that may pass: try again, `tries` times in all for its kind; `wait` seconds later, where the engine says."""
 
     def __init__(self, error: RemoteFailed, tries: int, wait: float | None = None) -> None:
         super().__init__()
@@ -90,11 +93,8 @@ class RemoteClient:
         self._options = options
         self._first_wait = first_wait
         self._transport = transport or EngineTransport(options)
-        self._slots: dict[str, asyncio.Semaphore] = {}
-        self._forms: dict[str, int] = {}
-        """The form that each engine is known to take."""
-        self._strict: set[str] = set()
-        """Engines that take no extras."""
+        self._places = Places(most=options.at_once)
+        self._ways = Ways()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._closing = False
@@ -148,8 +148,8 @@ class RemoteClient:
             self._loop.call_soon_threadsafe(call)
 
     async def _read(self, question: Question, answer: Answer, on_text: Callable[[str], None]) -> None:
-        origin, seconds = question.remote.origin, self._options.timeout
-        async with self._slots.setdefault(origin, asyncio.Semaphore(self._options.at_once)):
+        seconds = self._options.timeout
+        async with self._places.one(question.remote.origin):
             try:
                 async with asyncio.timeout(seconds):
                     await self._persist(lambda: self._ask(question, answer, on_text), answer)
@@ -160,45 +160,40 @@ class RemoteClient:
                 ) from error
 
     async def _persist(self, once: Callable[[], Coroutine[Any, Any, None]], answer: Answer) -> None:
-        """Try again, ever later, as long as nothing has been told of the page."""
-        tried = 0
+        """Try again, ever later, as long as nothing has been told of the page and its time is not over before."""
+        tried, until = Counter[int](), self._loop.time() + self._options.timeout
         while True:
             try:
                 return await once()
             except _Again as problem:
-                tried += 1
-                if answer.begun or tried >= problem.tries:
+                tried[problem.tries] += 1
+                wait = self._wait(tried.total(), problem.wait)
+                if answer.begun or tried[problem.tries] >= problem.tries:
                     raise problem.error from problem
-                wait = self._wait(tried, problem.wait)
-                log.info("the remote engine failed; attempt %d follows in %.1f s", tried + 1, wait)
+                if self._loop.time() + wait >= until:
+                    raise _too_late(problem) from problem
+                log.info("attempt %d follows in %.1f s", tried.total() + 1, wait)
             await asyncio.sleep(wait)
 
     def _wait(self, tried: int, asked: float | None) -> float:
         doubled = min(self._first_wait * 2.0 ** (tried - 1), _LONGEST_WAIT)
         drawn = doubled * random.uniform(0.5, 1.0)  # noqa: S311 - so that pages do not come back all at once
-        return drawn if asked is None else min(asked, _LONGEST_ASKED) + drawn * 0.1
+        return drawn if asked is None else asked + drawn * 0.1
 
     async def _ask(self, question: Question, answer: Answer, on_text: Callable[[str], None]) -> None:
         """One attempt, in the best form that the engine takes."""
         first: RemoteFailed | None = None
-        for fields in self._ways(question):
+        for fields in self._ways.of(question.remote.base, question.extras):
             try:
                 return await self._send(question, fields, answer, on_text)
             except _Refused as refused:
                 first = first or refused.error
             except (httpx.TransportError, httpx.StreamError) as error:
-                raise _Again(_broken(error), _BROKEN_TRIES) from error
+                broken = unreached(error)
+                log.info("%s", broken.message)
+                raise _Again(broken, _BROKEN_TRIES) from error
         assert first is not None  # noqa: S101 - there is always a way
         raise first
-
-    def _ways(self, question: Question) -> Iterator[Mapping[str, Any]]:
-        """The fields to send beside the body, best first; once one was taken, only what that engine is known to take."""
-        base = question.remote.base
-        known = self._forms.get(base)
-        forms = FORMS if known is None else (FORMS[known],)
-        if question.extras and base not in self._strict:
-            yield {**forms[0], **question.extras}
-        yield from forms
 
     async def _send(
         self, question: Question, fields: Mapping[str, Any], answer: Answer, on_text: Callable[[str], None]
@@ -207,18 +202,12 @@ class RemoteClient:
         async with aclosing(response):
             if response.status_code != 200:
                 await _refuse(response)
-            self._remember(question, fields)
-            if "text/event-stream" in response.headers.get("content-type", ""):
+            self._ways.taken(question.remote.base, question.extras, fields)
+            if "text/event-stream" in response.headers.get("content-type", "").lower():
                 await _follow(response, answer, on_text)
-            elif text := answer.take(parsed(await _all(response, _MOST_WHOLE))):
+            elif text := answer.take_whole(parsed(await _all(response, _MOST_WHOLE))):
                 on_text(text)
         answer.check_whole()
-
-    def _remember(self, question: Question, fields: Mapping[str, Any]) -> None:
-        base = question.remote.base
-        self._forms[base] = next(i for i, form in enumerate(FORMS) if form.items() <= fields.items())
-        if question.extras and not question.extras.items() <= fields.items():
-            self._strict.add(base)
 
 
 def _request(question: Question, fields: Mapping[str, Any]) -> httpx.Request:
@@ -254,6 +243,8 @@ async def _follow(response: httpx.Response, answer: Answer, on_text: Callable[[s
                     return
             if events.done:
                 return
+    if answer.finish is None:
+        raise _Again(cut_off(), _BROKEN_TRIES)
 
 
 def _pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
@@ -274,8 +265,10 @@ async def _all(response: httpx.Response, most: int) -> bytes:
 async def _refuse(response: httpx.Response) -> None:
     """Raise for a status that is not 200."""
     status = response.status_code
+    log.info("the remote engine answered with status %d", status)
     error = RemoteFailed(
-        f"The remote engine answered with status {status}{await _reason(response)}.", hint=_HINTS.get(status, "")
+        f"The remote engine answered with status {status}{await _reason(response)}.",
+        hint=_HINTS.get(status, "Its own log says more." if status >= 500 else ""),
     )
     if 300 <= status < 400:
         raise RemoteFailed("The remote engine redirects, which is not followed.", hint="Use its final address.")
@@ -301,19 +294,20 @@ def _retry_after(value: str) -> float | None:
     text = value.strip()
     try:
         if text.replace(".", "", 1).isdecimal():
-            return float(text)
+            return min(float(text), _LONGEST_ASKED)
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None
 
 
-def _broken(error: Exception) -> RemoteFailed:
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return RemoteFailed(
-            "The remote engine could not be reached.",
-            hint="Check that it is running, and its address (OCR_MLX_REMOTE_ENDPOINT, or the one in the request).",
-        )
-    return RemoteFailed("The connection to the remote engine broke.", hint="Try again; the engine may have restarted.")
+def _too_late(problem: _Again) -> RemoteFailed:
+    """The error of an engine that wants to be asked again after the page's time is over."""
+    if problem.wait is None:
+        return problem.error
+    return RemoteFailed(
+        f"{problem.error.message} It wants to be asked again in {problem.wait:.0f} seconds.",
+        hint="Try again then; OCR_MLX_REMOTE_TIMEOUT is how long a page may wait.",
+    )
 
 
 def _known(error: BaseException, question: Question) -> OcrMlxError:

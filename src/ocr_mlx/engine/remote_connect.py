@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import socket
+import ssl
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import httpcore
 import httpx
 
 from ocr_mlx.engine.remote import RemoteOptions
-from ocr_mlx.errors import FetchFailed, SourceForbidden
+from ocr_mlx.errors import FetchFailed, RemoteFailed, SourceForbidden
 from ocr_mlx.pages import addresses
 
 _RESOLVE_SECONDS: Final = 5.0
+_UNREACHED: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...]] = (
+    (
+        ssl.SSLCertVerificationError,
+        "The remote engine's certificate is not trusted.",
+        "Use the name that it is for, and put its authority into this machine's store (or SSL_CERT_FILE).",
+    ),
+    (
+        ssl.SSLError,
+        "No encrypted connection to the remote engine came about.",
+        "An engine that does not speak TLS has an address with http://.",
+    ),
+    ((socket.gaierror, FetchFailed), "The remote engine's name is not known.", "Check its address, and the network."),
+)
+"""Why a connection did not come about, the most particular first: what is said of it, and what to do."""
 
 
 class EngineTransport(httpx.AsyncHTTPTransport):
     """httpx's transport on connections that are checked. Nothing of the environment counts, proxies least of all."""
 
     def __init__(self, options: RemoteOptions, *, resolver: addresses.Resolver = addresses.resolve) -> None:
-        context = httpx.create_ssl_context(trust_env=False)
+        context = ssl_context()
         super().__init__(verify=context, trust_env=False)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
@@ -72,3 +88,32 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
                 hint="* in OCR_MLX_REMOTE_HOSTS stands for public engines; add this one by its name, as host or host:port.",
             ) from None
         return found
+
+
+def ssl_context() -> ssl.SSLContext:
+    """Trusts what browsers trust, and what this machine's own store adds: an engine at home may have its own authority."""
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    return context
+
+
+def unreached(error: Exception) -> RemoteFailed:
+    """What went wrong on the way to an engine, or on the way back."""
+    if not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return RemoteFailed(
+            "The connection to the remote engine broke.", hint="Try again; the engine may have restarted."
+        )
+    causes = tuple(_causes(error))
+    for kinds, message, hint in _UNREACHED:
+        if any(isinstance(cause, kinds) for cause in causes):
+            return RemoteFailed(message, hint=hint)
+    return RemoteFailed(
+        "The remote engine could not be reached.",
+        hint="Check that it is running, and its address (OCR_MLX_REMOTE_ENDPOINT, or the one in the request).",
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -29,7 +29,7 @@ from ocr_mlx.domain import (
 )
 from ocr_mlx.engine import remote_chat
 from ocr_mlx.engine.document import OpenDocument
-from ocr_mlx.engine.remote import RemoteModel, RemoteOptions, parse, reference
+from ocr_mlx.engine.remote import RemoteModel, RemoteOptions
 from ocr_mlx.engine.remote_form import form_of
 from ocr_mlx.engine.stop import Stop
 from ocr_mlx.errors import OcrMlxError
@@ -56,7 +56,6 @@ class RemoteEngines:
     ) -> None:
         self._options = options
         self._connect = connect or _client
-        self._own = parse(reference(options.endpoint, "any")) if options.endpoint else None
         self._lock = threading.Lock()
         self._client: RemoteClient | None = None
         self.room = threading.BoundedSemaphore(options.at_once + _PREPARING)
@@ -68,8 +67,7 @@ class RemoteEngines:
 
     def key(self, remote: RemoteModel, credential: str) -> str:
         """The caller's own key; else the configured one, which goes to the configured endpoint alone."""
-        own = self._own is not None and (remote.base, remote.query) == (self._own.base, self._own.query)
-        return credential or (self._options.key if own else "")
+        return credential or self._options.key_for(remote)
 
     def client(self) -> RemoteClient:
         """What asks; there is one."""

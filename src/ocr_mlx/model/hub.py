@@ -98,7 +98,7 @@ class Hub:
     def _from_folder(self, name: str, folder: Path, told: _Told, roots: Sequence[Path] | None) -> ModelRef:
         if not folder.is_dir():
             raise UnknownModel(
-                f"There is no folder {name}.", hint="Give a model's folder, a hub id (org/name) or an alias."
+                f"There is no folder {folder.name}.", hint="Give a model's folder, a hub id (org/name) or an alias."
             )
         folder = folder.absolute()
         if not adapters.is_adapter_folder(folder):

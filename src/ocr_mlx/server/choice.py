@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ocr_mlx.errors import UnknownModel
 from ocr_mlx.observer import shown_model
 from ocr_mlx.settings import NATIVE, Settings
 
 _DEEPSEEK = "deepseek-ai/deepseek-ocr"
+
+
+def for_the_user(model: str, settings: Settings) -> str:
+    """Where the user himself reads with a model, on the command line or from Python: he may name every engine and folder.
+
+    Raises UnknownModel.
+    """
+    from ocr_mlx.engine.remote import is_reference
+
+    if settings.model_source != "vllm" or is_reference(model):
+        return model
+    return ModelChoice(settings, lambda: None).pick(model, "ocr_mlx")
 
 
 class ModelChoice:
@@ -35,16 +46,20 @@ class ModelChoice:
         return self._chosen(service)
 
     def _meant(self, requested: str) -> str:
-        """What a request names. Answers call a folder by its last part alone: where that is no alias, it is that folder."""
-        from ocr_mlx.model.registry import is_folder_name, resolve_name
+        """What a request names.
 
-        if not requested or "/" in requested:
+        Answers call a model that is read elsewhere as that engine does, and a folder by its last part alone: where that
+        is no alias, it is that folder.
+        """
+        from ocr_mlx.engine.remote import is_reference
+        from ocr_mlx.model.registry import aliases, is_folder_name
+
+        if not requested or requested.lower() in aliases():
             return requested
-        try:
-            return resolve_name(requested) and requested
-        except UnknownModel:
-            folders = (name for name in (*self._trusted, self._current()) if name and is_folder_name(name))
-            return next((name for name in folders if shown_model(name) == requested), requested)
+        chosen = [name for name in (*sorted(self._trusted), self._current()) if name]
+        elsewhere = (name for name in chosen if is_reference(name) and name.partition("#")[2] == requested)
+        folders = (name for name in chosen if is_folder_name(name) and shown_model(name) == requested)
+        return next(elsewhere, requested) if "/" in requested else next(elsewhere, next(folders, requested))
 
     def _chosen(self, service: str) -> str:
         settings = self._settings
@@ -66,17 +81,28 @@ class ModelChoice:
     def _placed(self, name: str) -> str:
         """Where that model is read: a folder that the settings name, the engine elsewhere, or here."""
         from ocr_mlx.engine.fence import check_folder
-        from ocr_mlx.engine.remote import is_reference, reference
+        from ocr_mlx.engine.remote import PREFIX, is_reference, reference
         from ocr_mlx.model.registry import is_folder_name, resolve_name
 
         settings = self._settings
         if is_reference(name):
             settings.remote_options().find(name)
-            return name
+            return PREFIX + name[len(PREFIX) :]
         known = resolve_name(name)
         check_folder(name, settings.file_roots or None, self._trusted)
         if settings.deepseek_model is not None and known.lower() == _DEEPSEEK:
             return str(settings.deepseek_model)
         if settings.model_source == "vllm" and not is_folder_name(known):
             return reference(settings.remote_endpoint, known)
-        return name
+        return self._kept(known) or name
+
+    def _kept(self, known: str) -> str | None:
+        """The folder of models, where it is itself LightOnOCR's: its service kept one model, and no cache."""
+        from ocr_mlx.model.registry import family_of
+
+        folder, own = self._settings.models_dir, NATIVE["lighton"]
+        if folder is None or known.lower() not in (own.lower(), self._settings.model_name.lower()):
+            return None
+        family = family_of(own)
+        fits = (folder / "config.json").is_file() and family_of(str(folder)) is family
+        return str(folder) if fits and family_of(known) in (None, family) else None

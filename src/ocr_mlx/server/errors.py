@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -30,7 +30,7 @@ STATUS: Mapping[type[OcrMlxError], int] = {
     errors.FetchFailed: 502,
     errors.UnsupportedMedia: 415,
     errors.PageError: 422,
-    errors.ModelError: 500,
+    errors.ModelError: 422,
     errors.UnknownModel: 404,
     errors.UnsupportedArchitecture: 422,
     errors.CheckpointIncomplete: 422,
@@ -55,9 +55,24 @@ RETRY_AFTER: Mapping[int, str] = {429: "5", 503: "10"}
 """Seconds, for the statuses that say `later`."""
 CODE_HEADER = "X-OCR-MLX-Error"
 INVALID = "invalid_request"
+CODES: Mapping[int, str] = {
+    400: INVALID,
+    401: "invalid_api_key",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: errors.SourceTooLarge.code,
+    415: errors.UnsupportedMedia.code,
+}
+"""Codes of answers that come from no error of the tree."""
 OPENAI_TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's error types that do not follow from the status's first digit."""
+_ASTRAY = ("/chat/completions", "/responses")
+"""What OpenAI's clients ask for when `/v1` is missing in their base address."""
 _SHORT = 100
+_LONGEST_TEXT = 5000
+"""Characters of an answer: an error's message with its hint, and what a route puts before it."""
 _LONGEST = 60.0
 """Seconds that a client is told to wait at most."""
 _UNREADABLE = "There was an error parsing the body"
@@ -115,13 +130,13 @@ def answer(
 ) -> Response:
     """An error answer in its route's shape: text where success is text, OpenAI's under `/v1/`, else `{"detail": …}`."""
     extra = dict(headers or {})
+    code = code or extra.get(CODE_HEADER, CODES.get(status, OcrMlxError.code))
+    extra[CODE_HEADER] = code
     if status in RETRY_AFTER:
         extra.setdefault("Retry-After", RETRY_AFTER[status])
-    if code:
-        extra[CODE_HEADER] = code
+    message = errors.showable(message, _LONGEST_TEXT)
     if _is_text(scope):
-        return PlainTextResponse(message.encode("utf-8", "replace"), status, headers=extra)
-    message = message.encode("utf-8", "replace").decode()
+        return PlainTextResponse(message, status, headers=extra)
     if _is_openai(scope):
         return JSONResponse(openai_error(status, message, code=code), status, headers=extra)
     return JSONResponse({"detail": message}, status, headers=extra)
@@ -142,7 +157,8 @@ def _is_text(scope: Scope) -> bool:
 
 
 def _is_openai(scope: Scope) -> bool:
-    return str(scope.get("path", "")).startswith("/v1/")
+    path = str(scope.get("path", ""))
+    return path == "/v1" or path.startswith("/v1/") or path in _ASTRAY
 
 
 def install(app: FastAPI) -> None:
@@ -172,11 +188,20 @@ async def _http(request: Request, error: Exception) -> Response:
     if error.status_code == 405 and "route" in request.scope:
         headers["Allow"] = _allowed(request) or headers.get("Allow", "")
     words = error.detail
+    if headers.get("Allow") and _is_openai(request.scope):
+        words = f"This route takes {headers['Allow']}."
     if error.status_code == 400 and words.startswith(_UNREADABLE):
         words = "The body cannot be read: it must be JSON in UTF-8, or a form, as its Content-Type says."
-    if error.status_code == 404 and words == "Not Found" and _is_openai(request.scope):
-        words = "There is no such route here; /openapi.json lists what there is."
+    if error.status_code == 404 and words == "Not Found":
+        words = _nowhere(request.scope) or words
     return answer(request.scope, error.status_code, words, headers=headers)
+
+
+def _nowhere(scope: Scope) -> str:
+    """What helps a client of OpenAI's that asked for a route that is not there."""
+    if scope["path"] in _ASTRAY:
+        return f"{scope['path']} is under /v1 here: let the client's base address end in /v1."
+    return "There is no such route here; /openapi.json lists what there is." if _is_openai(scope) else ""
 
 
 def _allowed(request: Request) -> str:
@@ -190,11 +215,29 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     headers = {CODE_HEADER: INVALID}
     if _is_openai(request.scope):
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        message = f"{where}: {first['msg']}" if where else str(first["msg"])
-        return JSONResponse(openai_error(400, message, code=INVALID, param=where or None), 400, headers=headers)
+        return _invalid_for_openai(request, error.errors()[0])
     return JSONResponse({"detail": [_violation(item) for item in error.errors()]}, 422, headers=headers)
+
+
+def _invalid_for_openai(request: Request, first: Mapping[str, Any]) -> Response:
+    """The first violation as OpenAI's error. A form is 415: its routes read JSON alone."""
+    if request.headers.get("content-type", "").lower().startswith("multipart/"):
+        return answer(request.scope, 415, "The body must be JSON here, with Content-Type: application/json.")
+    where = _field(first["loc"][1:])
+    if first["type"] == "json_invalid":
+        where, message = "", f"The body is no JSON: {first['ctx']['error']} at character {first['loc'][-1]}."
+    elif where:
+        message = f"{where}: {first['msg']}"
+    else:
+        message = "The body must be a JSON object."
+    body = openai_error(400, message, code=INVALID, param=where or None)
+    return JSONResponse(body, 400, headers={CODE_HEADER: INVALID})
+
+
+def _field(path: Sequence[int | str]) -> str:
+    """A field as OpenAI names it: `messages[0].content`. Names of forms that a value can have begin with an underline."""
+    named = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path if str(part)[:1] != "_")
+    return named.removeprefix(".")
 
 
 def _violation(item: Mapping[str, Any]) -> dict[str, Any]:

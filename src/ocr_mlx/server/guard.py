@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ocr_mlx.server.errors import answer
+from ocr_mlx.settings import TAURI_ORIGINS
 from ocr_mlx.utils.logs import REQUEST_ID, fields, where
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ ISOLATED = {
 ONCE = ("authorization", "content-length", "content-type", "origin", "transfer-encoding")
 """Header fields that two readers could read differently if they came twice."""
 _NAMELESS = "A web page of another site may not ask for this. OCR_MLX_ALLOWED_ORIGINS may name its origin."
+_APP_AGENT = "tauri-plugin-http"
+"""How the HTTP client of Tauri apps begins its User-Agent; for an app at `tauri://localhost` it says `Origin: null`."""
 _PORT = re.compile(r":[0-9]+\Z")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DRAIN_BYTES = 64 * 1024 * 1024
@@ -133,9 +136,11 @@ class HostGuard:
     def __init__(self, app: ASGIApp, *, port: int, extra: Iterable[str] = (), own_address: bool = False) -> None:
         """`extra` are names (any port), `name:port`, or `*`; `own_address` adds the address that a connection came to."""
         self._app = app
-        self._names = {name for name in extra if name != "*"}
-        self._names |= {f"{name}:{port}" for name in LOOPBACK} | (set(LOOPBACK) if port == 80 else set())
-        self._any = "*" in set(extra)
+        named = frozenset(extra)
+        own = {f"{name}:{port}" for name in LOOPBACK} | (set(LOOPBACK) if port == 80 else set())
+        self._exact = own | {name for name in named if _PORT.search(name)}
+        self._with_any_port = {name for name in named if not _PORT.search(name)}
+        self._any = "*" in named
         self._own_address = own_address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,7 +154,7 @@ class HostGuard:
         if len(hosts) != 1:
             return False
         host = hosts[0].lower()
-        if self._any or host in self._names or _PORT.sub("", host) in self._names:
+        if self._any or host in self._exact or _PORT.sub("", host) in self._with_any_port:
             return True
         return self._own_address and host == _address(scope)
 
@@ -182,9 +187,7 @@ class OriginGuard:
         origins = headers.getlist("origin")
         if not origins and not _allows_nameless(scope["method"], headers):
             return await answer(scope, 403, _NAMELESS)(scope, receive, send)
-        if origins and not (
-            len(origins) == 1 and self._fits(origins[0].lower(), headers.get("host", "").lower(), scope)
-        ):
+        if origins and not (len(origins) == 1 and self._fits(_origin(headers), headers.get("host", "").lower(), scope)):
             setting = "OCR_MLX_DEEPSEEK_ORIGINS" if is_api(scope) else "OCR_MLX_ALLOWED_ORIGINS"
             refusal = answer(scope, 403, f"This Origin may not call the server. {setting} may name it.")
             return await refusal(scope, receive, send)
@@ -194,6 +197,16 @@ class OriginGuard:
         if origin in self._allowed or origin in (f"http://{host}", f"https://{host}"):
             return True
         return is_api(scope) and not self._under_api.isdisjoint((origin, "*"))
+
+
+def _origin(headers: Headers) -> str:
+    """The origin that a request names; a Tauri app's where the HTTP client of such an app says `null` for it.
+
+    No page can pass for that client: a browser that lets pages choose a User-Agent asks first, and is refused.
+    """
+    origin = headers.get("origin", "").lower()
+    is_app = headers.get("user-agent", "").startswith(_APP_AGENT) and "sec-fetch-site" not in headers
+    return TAURI_ORIGINS[0] if origin == "null" and is_app else origin
 
 
 def _allows_nameless(method: str, headers: Headers) -> bool:
@@ -301,7 +314,8 @@ class BodySizeGuard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         seen, more = 0, True
-        too_large = f"The request is larger than {self._most} bytes. OCR_MLX_MAX_FILE_MB sets the limit."
+        most = f"{self._most / 2**20:.1f} MB"
+        too_large = f"The request is larger than {most}. Send a smaller document; OCR_MLX_MAX_FILE_MB sets the limit."
 
         async def counted() -> Message:
             nonlocal seen, more
@@ -325,7 +339,7 @@ async def _soon(receive: Receive) -> Message:
     try:
         return await asyncio.wait_for(receive(), _BODY_SECONDS)
     except TimeoutError:
-        raise HTTPException(408, "The rest of the request never came.") from None
+        raise HTTPException(408, "The rest of the request never came.", headers={"Connection": "close"}) from None
 
 
 async def _drain(receive: Receive) -> None:

@@ -17,7 +17,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from ocr_mlx import __version__
 from ocr_mlx.domain import PageResult
 from ocr_mlx.observer import Observer, outcome_code, shown_model
 
@@ -41,13 +40,13 @@ _ROWS = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0)
 class Metrics(Observer):
     """Counts what `observer.Observer` and the web server tell. Any thread may call it."""
 
-    def __init__(self, engine_state: Callable[[], str] = lambda: STATES[0]) -> None:
-        """`engine_state` is one of STATES; it is asked at every scrape, so it must not wait."""
+    def __init__(self, version: str = "", engine_state: Callable[[], str] = lambda: STATES[0]) -> None:
+        """`version` is the program's; `engine_state` is one of STATES; it is asked at every scrape, so it must not wait."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's only switch for them is global
         self.registry = registry = CollectorRegistry()
         registry.register(_Process())
-        version = Gauge("ocr_mlx_build_info", "The program's version.", ["version"], registry=registry)
-        version.labels(__version__).set(1)
+        build = Gauge("ocr_mlx_build_info", "The program's version.", ["version"], registry=registry)
+        build.labels(version).set(1)
         engine = Gauge("ocr_mlx_engine_state", "1 for the state that the engine is in.", ["state"], registry=registry)
         for state in STATES:
             engine.labels(state).set_function(functools.partial(_is_in, engine_state, state))

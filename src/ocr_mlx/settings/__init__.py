@@ -102,7 +102,9 @@ class Settings(ServiceSettings):
                 allow_private=self.fetch_private,
                 file_roots=self.file_roots or None,
             ),
-            trusted=frozenset(str(one) for one in (self.model, self.model_name, self.deepseek_model) if one),
+            trusted=frozenset(
+                str(one) for one in (self.model, self.model_name, self.deepseek_model, self.models_dir) if one
+            ),
             remote=self.remote_options(),
             limits=PageLimits(
                 max_bytes=max_bytes,
@@ -148,12 +150,18 @@ class Settings(ServiceSettings):
 
 
 def _redis(env: Mapping[str, str]) -> dict[str, str]:
-    """REDIS_HOST, REDIS_PORT and REDIS_DB as one address."""
+    """REDIS_HOST, REDIS_PORT and REDIS_DB as one address. Raises InvalidSetting, which names the part."""
     host = env.get("REDIS_HOST", "").strip()
-    if not host:
+    if not host or env.get("OCR_MLX_REDIS_URL"):
         return {}
     port, database = env.get("REDIS_PORT", "").strip() or "6379", env.get("REDIS_DB", "").strip() or "0"
-    return {"OCR_MLX_REDIS_URL": f"redis://{host}:{port}/{database}"}
+    for name, text in (("REDIS_PORT", port), ("REDIS_DB", database)):
+        if not text.isdecimal():
+            raise InvalidSetting(
+                f"{name} is '{text}', which is not a value it can have.", hint="Allowed: a whole number."
+            )
+    shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return {"OCR_MLX_REDIS_URL": f"redis://{shown}:{port}/{database}"}
 
 
 def _read(spec: Field[Any], env: Mapping[str, str]) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from ocr_mlx.settings.kinds import (
     FOLDERS,
     HOSTS,
     IDLE,
+    MODEL,
     ORIGINS,
     PORT,
     TEXT,
@@ -95,7 +96,7 @@ class CoreSettings:
     model: str = setting(
         "MODEL",
         "",
-        TEXT,
+        MODEL,
         "Model for requests that name none: an alias, a hub id or a folder.",
         shown=f"`{DEFAULT_MODEL}` for JSON `/ocr`; elsewhere the service's own",
         aliases=("DEFAULT_MODEL",),

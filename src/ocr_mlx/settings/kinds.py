@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ocr_mlx.errors import OcrMlxError
+from ocr_mlx.engine import remote
+from ocr_mlx.errors import InvalidOption, OcrMlxError
 
 PREFIX = "OCR_MLX_"
 MEBIBYTE = 1024 * 1024
@@ -99,11 +100,30 @@ def _any_origins(text: str) -> tuple[str, ...]:
 def _url(*schemes: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         parts = urlsplit(text)
-        if parts.scheme not in schemes or (not parts.hostname and parts.scheme != "unix"):
+        has_port = parts.port is None or parts.port > 0  # one that is no number raises ValueError
+        if parts.scheme not in schemes or not has_port or (not parts.hostname and parts.scheme != "unix"):
             raise ValueError(text)
         return text
 
     return parse
+
+
+def _engine(text: str) -> str:
+    return _checked(text, lambda: remote.reference(text, "any"))
+
+
+def _model(text: str) -> str:
+    if not remote.is_reference(text):
+        return text
+    return remote.PREFIX + _checked(text, lambda: remote.parse(text))[len(remote.PREFIX) :]
+
+
+def _checked(text: str, check: Callable[[], object]) -> str:
+    try:
+        check()
+    except InvalidOption as error:
+        raise ValueError(text) from error
+    return text
 
 
 def _path(text: str) -> Path:
@@ -126,7 +146,14 @@ FOLDERS = Kind(parse=_folders, allowed=f"folders, separated by '{os.pathsep}'")
 ORIGINS = Kind(parse=_origins, allowed="origins such as https://app.example, separated by commas, or none; never *")
 HOSTS = Kind(parse=_hosts, allowed="names, or name:port, separated by commas; * for every name")
 ANY_ORIGINS = Kind(parse=_any_origins, allowed="origins such as https://app.example, separated by commas, or * alone")
-URL = Kind(parse=_url("http", "https"), allowed="an http:// or https:// address")
+ENGINE = Kind(
+    parse=_engine, allowed="an address such as http://host:8000/v1, without a user or a password", secret=True
+)
+MODEL = Kind(
+    parse=_model,
+    allowed="an alias, a hub id, a folder, or openai+http://host:8000/v1#model without a user or a password",
+    secret=True,
+)
 REDIS = Kind(parse=_url("redis", "rediss", "unix"), allowed="an address such as redis://host:6379/0", secret=True)
 PROMPT = Kind(parse=lambda text: text.replace("\\n", "\n"), allowed="text; \\n is a line break")
 PORT = integer(0, 65535)

@@ -9,15 +9,16 @@ from ocr_mlx.settings.core import CoreSettings
 from ocr_mlx.settings.kinds import (
     ANY_ORIGINS,
     COUNT,
+    ENGINE,
     FLAG,
     FOLDER,
     HOSTS,
+    MODEL,
     PROMPT,
     REDIS,
     TEXT,
     TIME,
     TOKEN,
-    URL,
     choice,
     integer,
     number,
@@ -79,7 +80,7 @@ class ServiceSettings(CoreSettings):
     remote_endpoint: str = setting(
         "REMOTE_ENDPOINT",
         "http://localhost:8001/v1",
-        URL,
+        ENGINE,
         "OpenAI-style engine for `vllm`.",
         aliases=("VLLM_ENDPOINT",),
     )
@@ -96,7 +97,7 @@ class ServiceSettings(CoreSettings):
     model_name: str = setting(
         "MODEL_NAME",
         "",
-        TEXT,
+        MODEL,
         "Model for the service whose family it belongs to (`/api/inference`, `/api/ocr`).",
         aliases=("MODEL_NAME",),
     )

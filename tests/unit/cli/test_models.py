@@ -323,7 +323,7 @@ def test_the_real_families_fit_a_hundred_columns(monkeypatch: pytest.MonkeyPatch
 def test_json_has_everything(here: Path, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(settings, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found.keys() == {"default", "held", "models", "families", "servers"}
+    assert found.keys() == {"default", "held", "engine", "models", "families", "servers"}
     by_name = {model["checkpoint"]: model for model in found["models"]}
     assert by_name["someone/half"] | {"memory": 0} == {
         "checkpoint": "someone/half",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 WAIT = 10.0
@@ -29,6 +32,11 @@ class Handler(BaseHTTPRequestHandler):
             answer(self, body)
         except (BrokenPipeError, ConnectionResetError):
             self.engine.gone.set()
+        self.close_connection = True
+
+    def do_GET(self) -> None:
+        self.engine.looked.append((self.path, dict(self.headers)))
+        self.engine.lists(self, {})
         self.close_connection = True
 
     def whole(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
@@ -100,6 +108,23 @@ def completes(text: str, finish: str | None = "stop") -> Answer:
     return answer
 
 
+def lists(*models: str) -> Answer:
+    return lambda handler, _body: handler.whole(200, {"object": "list", "data": [{"id": name} for name in models]})
+
+
+def says(data: bytes, kind: str = "text/event-stream", status: int = 200) -> Answer:
+    """These bytes, whatever they are; the connection ends them."""
+
+    def answer(handler: Handler, _body: Mapping[str, Any]) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Type", kind)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    return answer
+
+
 def refuses(status: int, message: str = "no", **headers: str) -> Answer:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda handler, _body: handler.whole(status, {"error": {"message": message}}, named)
@@ -112,6 +137,9 @@ class FakeEngine:
         self.answers = deque(answers)
         self.otherwise: Answer = streams("Hello")
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
+        self.lists: Answer = lists("org/first", "second")
+        """How it answers when it is asked for its models."""
+        self.looked: list[tuple[str, dict[str, str]]] = []
         self.gone = threading.Event()
         self.gone_at = 0.0
         self.port = 0
@@ -125,11 +153,27 @@ class FakeEngine:
         return f"127.0.0.1:{self.port}"
 
 
+class _Server(ThreadingHTTPServer):
+    """Quiet about clients that end a handshake."""
+
+    certificate: Path | None = None
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        if self.certificate is None:
+            return super().finish_request(request, client_address)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate)
+        with contextlib.suppress(OSError), context.wrap_socket(request, server_side=True) as secure:
+            super().finish_request(secure, client_address)
+
+
 @contextmanager
-def engine(*answers: Answer) -> Iterator[FakeEngine]:
+def engine(*answers: Answer, certificate: Path | None = None) -> Iterator[FakeEngine]:
+    """`certificate` is a PEM file with a key: the engine then speaks TLS."""
     fake = FakeEngine(*answers)
     kind = type("BoundHandler", (Handler,), {"engine": fake})
-    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+    with _Server(("127.0.0.1", 0), kind) as server:
+        server.certificate = certificate
         fake.port = server.server_port
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()

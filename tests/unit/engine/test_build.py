@@ -26,6 +26,7 @@ def test_the_base_of_an_adapter_stays_inside_the_file_roots_too(
     monkeypatch.setattr("ocr_mlx.model.hub.find", find)
     roots, default = tmp_path / "roots", tmp_path / "default"
     (roots / "adapter").mkdir(parents=True)
+    default.mkdir()
     fenced = options(OCR_MLX_FILE_ROOTS=str(roots), OCR_MLX_MODEL=str(default))
     for which, name in ((fenced, roots / "adapter"), (fenced, default), (options(), roots / "adapter")):
         with pytest.raises(UnknownModel):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ocr_mlx.engine.build import _loader
-from ocr_mlx.engine.fence import check_folder
-from ocr_mlx.errors import SourceForbidden
+from ocr_mlx.engine.fence import check_folder, check_there
+from ocr_mlx.errors import SourceForbidden, UnknownModel
 from ocr_mlx.settings import Settings
 
 
@@ -51,3 +51,16 @@ def test_the_engine_asks_before_it_looks(tmp_path: Path, roots: tuple[Path, ...]
     load = _loader(settings.engine_options(), None, 1, None)  # type: ignore[arg-type]
     with pytest.raises(SourceForbidden):
         load(str(tmp_path / "elsewhere"), lambda _event: None)
+
+
+def test_a_folder_that_the_settings_name_and_that_is_not_there_keeps_its_place(tmp_path: Path) -> None:
+    gone, there = str(tmp_path / "gone"), str(tmp_path)
+    with pytest.raises(UnknownModel, match="'gone' is not on this machine") as refused:
+        check_there(gone, {gone, there})
+    assert there not in str(refused.value)
+    check_there(there, {gone, there})
+    check_there(gone, ())  # who named it may be told its name
+    check_there("builtin", {"builtin"})
+    options = Settings.from_env({"DEEPSEEK_OCR_MODEL_PATH": gone}).engine_options()
+    with pytest.raises(UnknownModel, match="'gone' is not on this machine"):
+        _loader(options, None, 1, None)(gone, lambda _event: None)  # type: ignore[arg-type]

@@ -73,8 +73,16 @@ def test_a_fragment_never_reaches_the_host() -> None:
     ["openai+http://host/v1", "openai+http://host/v1#", "openai+http://host/v1# ", "openai+http://host/v1#\ud800"],
 )
 def test_a_reference_names_a_model(name: str) -> None:
-    with pytest.raises(InvalidOption, match="names no model"):
+    with pytest.raises(InvalidOption, match="names no model") as problem:
         parse(name)
+    assert "ocr_mlx models openai+http" in problem.value.hint
+
+
+def test_an_engine_has_names_for_its_models_and_a_place_where_it_lists_them() -> None:
+    found = parse("openai+https://host/v1?version=1#m")
+    assert found.models == "https://host:443/v1/models?version=1"
+    assert found.named("other") == "openai+https://host:443/v1?version=1#other"
+    assert parse(found.named("other")).completions == found.completions
 
 
 @pytest.mark.parametrize(

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import socket
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from ocr_mlx.domain import OcrRequest, PageResult, PageStatus, Upload
-from ocr_mlx.engine.remote import RemoteOptions, reference
-from ocr_mlx.engine.remote_client import RemoteClient
+from ocr_mlx.engine.remote import RemoteOptions, parse, reference
+from ocr_mlx.engine.remote_client import Question, RemoteClient
 from ocr_mlx.engine.remote_connect import EngineTransport
 from ocr_mlx.engine.remote_reading import RemoteEngines, RemoteReading
 from ocr_mlx.engine.stop import Stop
-from ocr_mlx.errors import RemoteFailed, SourceForbidden
+from ocr_mlx.errors import OcrMlxError, RemoteFailed, SourceForbidden
 from ocr_mlx.pages import addresses
-from tests.unit.engine.fake_engine import WAIT, Answer, FakeEngine, Handler, delta, engine, streams
+from tests.unit.engine.fake_engine import WAIT, Answer, FakeEngine, Handler, completes, delta, engine, streams
 from tests.unit.engine.test_remote_reading import pages
 from tests.unit.pages.limited import peak_growth
 
@@ -104,7 +109,7 @@ def test_a_name_that_is_not_found_and_one_that_is_half_inside() -> None:
         raise OSError
 
     missing = ask("http://gpu.test/v1", RemoteOptions(hosts=ANY), nowhere)
-    assert missing.error is not None and "could not be reached" in missing.error.message
+    assert missing.error is not None and "name is not known" in missing.error.message
     both = ask("http://gpu.test/v1", RemoteOptions(hosts=ANY), lambda _host, _port: ["93.184.215.14", "10.0.0.1"])
     assert both.error is not None and both.error.code == SourceForbidden.code
 
@@ -113,6 +118,79 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert read(streams("Hello"))[0].text == "Hello"
+
+
+def test_a_name_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object, **__: object) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    result = ask("http://gpu.invalid/v1", RemoteOptions(hosts=None))
+    assert result.error is not None and result.error.code == RemoteFailed.code
+    assert "name is not known" in result.error.message and "gpu.invalid" not in result.error.message
+
+
+def test_however_many_engines_are_named_nothing_of_them_stays() -> None:
+    def picky(handler: Handler, body: Mapping[str, Any]) -> None:
+        handler.whole(400, {"error": "no"}) if "stream" in body else completes("plain")(handler, body)
+
+    client = RemoteClient(RemoteOptions(hosts=None, timeout=WAIT), first_wait=0.01)
+    done: SimpleQueue[OcrMlxError | None] = SimpleQueue()
+    try:
+        with engine() as fake:
+            fake.otherwise = picky
+            for number in range(3):
+                remote = parse(reference(f"{fake.url}/{number}", "any"))
+                client.ask(
+                    Question(remote=remote, key="", body={}), lambda _text: None, lambda _a, error, _c: done.put(error)
+                )
+            assert [done.get(timeout=WAIT) for _ in range(3)] == [None] * 3
+        assert (len(client._places), len(client._ways)) == (0, 3)
+    finally:
+        client.close()
+
+
+# --- encrypted -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for localhost that signs itself, with its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl here to make a certificate with")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command = [openssl, "req", *kind, *named, "-keyout", str(path), "-out", str(path.with_name("cert.pem"))]
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_text(path.read_text() + path.with_name("cert.pem").read_text())
+    return path
+
+
+def test_an_engine_whose_certificate_nobody_signed(certificate: Path) -> None:
+    with engine(certificate=certificate) as fake:
+        result = ask(f"https://localhost:{fake.port}/v1", RemoteOptions(hosts=None))
+    assert result.error is not None and result.error.code == RemoteFailed.code
+    assert "certificate is not trusted" in result.error.message and fake.requests == []
+
+
+def test_an_authority_of_this_machine_counts(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.with_name("cert.pem")))
+    with engine(certificate=certificate) as fake:
+        good = ask(f"https://localhost:{fake.port}/v1", RemoteOptions(hosts=None))
+        other = ask(f"https://127.0.0.1:{fake.port}/v1", RemoteOptions(hosts=None))
+    assert good.text == "Hello"
+    assert other.error is not None and "Use the name that it is for" in other.error.message
+
+
+def test_an_engine_that_does_not_encrypt_and_one_that_wants_to(certificate: Path) -> None:
+    with engine() as fake:
+        plain = ask(f"https://127.0.0.1:{fake.port}/v1", RemoteOptions(hosts=None))
+    assert plain.error is not None and "http://" in plain.error.message
+    with engine(certificate=certificate) as fake:
+        bare = ask(f"http://127.0.0.1:{fake.port}/v1", RemoteOptions(hosts=None))
+    assert bare.error is not None and "connection to the remote engine broke" in bare.error.message
 
 
 # --- how much --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import logging
 import threading
 import time
@@ -47,6 +48,7 @@ from tests.unit.engine.fake_engine import (
     delta,
     engine,
     refuses,
+    says,
     streams,
     usage,
 )
@@ -267,7 +269,44 @@ def test_the_end_is_told_as_it_was(form: Any, finish: str | None, status: PageSt
     assert result.text == ("" if status is PageStatus.FAILED else "text")
     if status is PageStatus.FAILED:
         assert result.error is not None
-        assert (finish or "cut off") in result.error.message
+        assert (finish or "did not say why") in result.error.message
+
+
+@pytest.mark.parametrize(("word", "status"), [("eos_token", PageStatus.OK), ("max_tokens", PageStatus.TRUNCATED)])
+def test_other_engines_words_for_the_same_ends(word: str, status: PageStatus) -> None:
+    assert read(streams("text", finish=word))[0].status is status
+
+
+def test_an_empty_reason_is_none_yet() -> None:
+    def answer(handler: Handler, _body: Mapping[str, Any]) -> None:
+        handler.begin()
+        handler.say(delta("one ", finish=""))
+        handler.say(delta("two", finish="length"))
+
+    result, _ = read(answer)
+    assert (result.status, result.text) == (PageStatus.TRUNCATED, "one two")
+
+
+@pytest.mark.parametrize("kind", ["message", "delta"])
+def test_a_model_that_refuses_has_not_read_a_blank_page(kind: str) -> None:
+    said = {"choices": [{kind: {"content": None, "refusal": "I cannot help with that."}, "finish_reason": "stop"}]}
+
+    def answer(handler: Handler, _body: Mapping[str, Any]) -> None:
+        if kind == "message":
+            return handler.whole(200, said)
+        handler.begin()
+        handler.say(said)
+
+    result, _ = read(answer)
+    assert result.error is not None and "refuses" in result.error.message
+    assert result.status is PageStatus.FAILED and "cannot help" not in result.error.message
+
+
+def test_halves_of_characters_are_no_text() -> None:
+    result, _ = read(
+        says(b'{"choices": [{"message": {"content": "a\\ud800b"}, "finish_reason": "stop"}]}', "text/json")
+    )
+    assert result.text == "a?b"
 
 
 def test_no_text_at_all_is_a_blank_page() -> None:
@@ -334,9 +373,15 @@ def test_a_refusal_for_another_reason_is_told_in_the_engines_words() -> None:
     assert "400: The model `nope` does not exist." in result.error.message
 
 
-def test_busy_engines_are_asked_again() -> None:
-    result, fake = read(refuses(429), refuses(503, Retry_After="0.05"), streams("at last"))
-    assert (result.text, len(fake.requests)) == ("at last", 3)
+def test_busy_engines_are_asked_again_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    answers = (refuses(429, "SECRET"), refuses(503, Retry_After="0.05"), reset_after(), streams("at last"))
+    result, fake = read(*answers)
+    assert (result.text, len(fake.requests)) == ("at last", 4)
+    told = [message for message in caplog.messages if "remote engine" in message]
+    assert [message[-10:] for message in told[:2]] == ["status 429", "status 503"]
+    assert "broke" in told[2] and "attempt 4 follows" in caplog.text
+    assert "SECRET" not in caplog.text and fake.host not in caplog.text
 
 
 def test_an_engine_says_how_long_to_wait() -> None:
@@ -374,6 +419,30 @@ def reset_after(*pieces: str) -> Answer:
     return answer
 
 
+def test_an_engine_that_wants_more_time_than_a_page_has_is_not_waited_for() -> None:
+    with engine() as fake, reader(timeout=5) as one:
+        fake.otherwise = refuses(429, "quota", Retry_After="3600")
+        began = time.monotonic()
+        (result,) = one.read(fake)
+        assert time.monotonic() - began < 4
+    assert len(fake.requests) == 1 and result.error is not None
+    assert (result.error.code, result.status) == ("remote_failed", PageStatus.FAILED)
+    assert "429: quota. It wants to be asked again in 3600 seconds." in result.error.message
+
+
+def test_a_stream_that_ends_before_any_text_is_tried_again() -> None:
+    role = b'data: {"choices": [{"delta": {"role": "assistant"}}]}\n\n'
+    result, fake = read(says(b""), says(role), streams("third"))
+    assert (result.text, len(fake.requests)) == ("third", 3)
+
+
+def test_a_stream_that_ends_in_the_text_is_told_as_cut_off() -> None:
+    result, fake = read(says(b'data: {"choices": [{"delta": {"content": "half a"}}]}\n\n'), streams("second"))
+    assert (result.status, result.text, result.raw_text) == (PageStatus.FAILED, "", "half a")
+    assert result.error is not None and "cut off" in result.error.message
+    assert len(fake.requests) == 1
+
+
 def test_a_connection_that_breaks_before_any_text_is_tried_again() -> None:
     result, fake = read(reset_after(), streams("second"))
     assert (result.text, len(fake.requests)) == ("second", 2)
@@ -402,6 +471,35 @@ def test_what_is_no_completion(body: str) -> None:
     result, _ = read(answer)
     assert result.error is not None
     assert "no chat completion" in result.error.message
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("{}", "no chat completion"),
+        ('{"choices": []}', "no chat completion"),
+        ('{"choices": "none"}', "no chat completion"),
+        ('{"choices": [{}]}', "no chat completion"),
+        ('{"choices": [null]}', "no chat completion"),
+        ("<html><body>It works!</body></html>", "no chat completion"),
+        ("", "no chat completion"),
+        ('{"error": {"message": "model is loading"}}', "model is loading"),
+        ('{"error": "Unexpected endpoint or method."}', "Unexpected endpoint or method"),
+        ('{"error": true}', "failed."),
+        ('{"object": "error", "message": "no such model", "code": 404}', "no such model"),
+    ],
+)
+def test_what_is_no_completion_although_all_is_well(body: str, words: str) -> None:
+    result, fake = read(says(body.encode(), "application/json"))
+    assert result.error is not None and words in result.error.message
+    assert (result.status, result.text, len(fake.requests)) == (PageStatus.FAILED, "", 1)
+
+
+def test_a_stream_says_so_in_any_letters_and_nothing_else_is_one() -> None:
+    data = b'data: {"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    assert read(says(data, "Text/Event-Stream;charset=UTF-8"))[0].text == "x"
+    result, _ = read(says(data, "text/plain"))
+    assert result.error is not None and "no chat completion" in result.error.message
 
 
 def slow(handler: Handler, _body: Mapping[str, Any]) -> None:
@@ -513,6 +611,16 @@ def test_what_another_ocr_mlx_knows_of_the_page() -> None:
     result, _ = read(streams("what came", finish=None, then=[last, usage(5, 6)]))
     assert (result.status, result.text, result.confidence) == (PageStatus.LOOP_STOPPED, "what stayed", 0.75)
     assert result.generated_tokens == 6
+
+
+def test_another_ocr_mlxs_text_is_looked_at_like_any_engines() -> None:
+    def told(text: str) -> PageResult:
+        last = {**delta("", "stop"), "ocr": {"pages": [{"text": text}]}}
+        return read(says(b"data: " + json.dumps(last).encode("ascii") + b"\n\ndata: [DONE]\n\n"))[0]
+
+    assert told("a\ud800b").text == "a?b"
+    long = told("x" * (1 << 22) + "x")
+    assert long.error is not None and "does not end" in long.error.message
 
 
 @pytest.mark.parametrize("report", [None, "x", {"pages": 3}, {"confidence": "high", "pages": [None]}, {"pages": []}])

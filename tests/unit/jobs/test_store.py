@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 import threading
@@ -221,6 +222,22 @@ def test_records_expire_and_waiting_webhooks_keep_theirs(store: SqliteStore, clo
     store.deliver(told.id, lambda before: replace(before, state="delivered"))
     store.expire(clock.now + 60)
     assert [job.id for job in store.listed(limit=9)] == [open_.id]
+
+
+def test_a_clock_that_is_set_back_keeps_nothing_for_good(store: SqliteStore, clock: Clock) -> None:
+    done, told = a_job(), a_job(webhook_url="https://example.com")
+    for job in (done, told):
+        store.add(job, b"x")
+    clock.now += 1e8
+    for job in (done, told):
+        store.finish(job.id, JobState.COMPLETED)
+    clock.now -= 1e8
+    assert store.due(clock.now, lease=10) == ()
+    store.expire(clock.now)
+    assert [job.id for job in store.due(clock.now, lease=10)] == [told.id]
+    assert len(store.listed(limit=9)) == 2, "whoever waits for it has its time"
+    store.expire(clock.now + 60)
+    assert [job.id for job in store.listed(limit=9)] == [told.id]
 
 
 def test_webhooks_are_due_once_and_again_after_their_lease(store: SqliteStore, another: Open, clock: Clock) -> None:
@@ -458,3 +475,36 @@ def test_threads_share_it(store: SqliteStore) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(put, range(4)))
     assert sum(stored) == 40 == store.get(job.id).done
+
+
+def test_a_folder_that_somebody_removes_is_begun_anew(
+    store: SqliteStore, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.add(lost := a_job(), b"x")
+    assert store.claim(()) is not None
+    shutil.rmtree(folder)
+    assert store.listed(limit=9) == () and store.finals([lost.id]) == {lost.id}
+    with pytest.raises(JobNotFound):
+        store.put_page(lost.id, a_page())
+    store.add(job := a_job(), b"y")
+    assert [one.id for one in store.listed(limit=9)] == [job.id] and store.claim(()).id == job.id  # type: ignore[union-attr]
+    assert caplog.text.count("removed while it was in use") == 1
+
+
+def test_a_folder_of_documents_that_is_cleared_away_is_made_again(store: SqliteStore, folder: Path) -> None:
+    store.set_current_model("got")
+    (folder / "documents").rmdir()
+    store.add(job := a_job(), b"x")
+    assert store.document(job.id) == b"x"
+
+
+def test_what_the_system_says_is_in_the_log_and_no_path(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device", "/secret/place")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(JobsUnavailable):
+        store.add(a_job(), b"y")
+    assert "jobs cannot be kept: No space left on device" in caplog.text and "secret" not in caplog.text

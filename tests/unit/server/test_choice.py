@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ocr_mlx.errors import SourceForbidden, UnknownModel
-from ocr_mlx.server.choice import ModelChoice
+from ocr_mlx.server.choice import ModelChoice, for_the_user
 from ocr_mlx.settings import NATIVE, Settings
 
 
@@ -58,6 +58,15 @@ def test_an_engine_elsewhere_reads_all_but_folders_and_the_built_in_model() -> N
     assert models.pick("./folder", "lighton") == "./folder"
 
 
+def test_the_user_himself_may_name_every_engine() -> None:
+    settings = Settings(model_source="vllm", remote_endpoint="http://gpu:8001/v1", remote_hosts=())
+    assert for_the_user("lighton", settings) == "openai+http://gpu:8001/v1#lightonai/LightOnOCR-2-1B"
+    assert for_the_user("", settings) == "openai+http://gpu:8001/v1#facebook/nougat-small"
+    assert for_the_user("builtin", settings) == "builtin"
+    assert for_the_user("openai+http://other:9/v1#m", settings) == "openai+http://other:9/v1#m"
+    assert for_the_user("lighton", Settings()) == "lighton"
+
+
 def test_a_word_that_means_nothing_is_refused() -> None:
     with pytest.raises(UnknownModel, match="zzz"):
         choice(Settings()).pick("zzz", "jobs")
@@ -70,9 +79,18 @@ def test_an_engine_elsewhere_is_one_of_the_list_or_of_the_models_that_are_set() 
     for name in ("openai+http://own:9/v1#m", "openai+http://own:9/v1#other", "openai+http://listed:8000/v1#m"):
         assert models.pick(name, "ocr_mlx") == name
     assert models.pick("", "jobs") == "openai+http://own:9/v1#m"
+    assert models.pick("OpenAI+http://own:9/v1#M", "jobs") == "openai+http://own:9/v1#M"
     for name in ("openai+http://own:8/v1#m", "OpenAI+http://127.0.0.1/v1#m"):
         with pytest.raises(SourceForbidden):
             models.pick(name, "ocr_mlx")
+
+
+def test_a_model_elsewhere_may_be_called_as_answers_call_it() -> None:
+    models = choice(Settings(model="openai+http://own:9/v1#org/model"), "openai+http://own:9/v1#second")
+    assert models.pick("org/model", "nuno") == "openai+http://own:9/v1#org/model"
+    assert models.pick("second", "ocr_mlx") == "openai+http://own:9/v1#second"
+    assert choice(Settings(model="openai+http://own:9/v1#lighton")).pick("lighton", "nuno") == "lighton"
+    assert choice(Settings()).pick("org/model", "nuno") == "org/model"
 
 
 def test_a_folder_is_inside_the_roots_or_one_that_is_set(tmp_path: Path) -> None:

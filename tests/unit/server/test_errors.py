@@ -33,6 +33,7 @@ def tree(kind: type[OcrMlxError]) -> Iterator[type[OcrMlxError]]:
         (errors.DownloadFailed, 502),
         (errors.ModelNotHere, 404),
         (errors.WeightMismatch, 422),
+        (errors.ModelError, 422),
         (errors.InvalidOption, 422),
         (errors.QueueFull, 429),
         (errors.ShuttingDown, 503),

@@ -22,7 +22,7 @@ Sample = Callable[..., float | None]
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics()
+    return Metrics("1.2.3")
 
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -125,11 +125,11 @@ def test_the_process_and_the_version(metrics: Metrics) -> None:
     for name in ("resident_memory_bytes", "cpu_seconds_total", "open_fds", "max_fds", "start_time_seconds"):
         value = sample(metrics, f"process_{name}")
         assert value is not None and value > 0
-    assert 'ocr_mlx_build_info{version="' in metrics.text().decode()
+    assert 'ocr_mlx_build_info{version="1.2.3"} 1.0' in metrics.text().decode()
 
 
 def test_the_registry_is_its_own(metrics: Metrics) -> None:
-    Metrics()
+    Metrics("1.2.3")
     assert not [family for family in REGISTRY.collect() if family.name.startswith("ocr_mlx")]
 
 

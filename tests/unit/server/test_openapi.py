@@ -57,3 +57,12 @@ def test_other_paths_stay_as_they_are(described: dict[str, Any]) -> None:
     assert described["paths"]["/ocr/pdf"]["post"]["operationId"] == "jobs-submit_pdf"
     assert list(described["paths"]["/ocr/pdf"]["post"]["requestBody"]["content"]) == ["multipart/form-data"]
     assert list(described["paths"]["/ocr"]) == ["post"]
+
+
+@pytest.mark.parametrize("path", ["/ocr", "/ocr/pdf", "/api/inference", "/api/ocr"])
+def test_forms_say_which_fields_are_files_and_none_is_null(described: dict[str, Any], path: str) -> None:
+    form = described["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    fields = described["components"]["schemas"][form["$ref"].rpartition("/")[2]]["properties"]
+    files = {name for name, field in fields.items() if field.get("format") == "binary"}
+    assert files == {"file", "image"} and all(fields[name]["type"] == "string" for name in files)
+    assert not any("anyOf" in field for field in fields.values()) and fields["max_tokens"]["minimum"] == 1

@@ -127,7 +127,10 @@ def test_what_stopping_cancels_before_its_first_page_is_told_the_same() -> None:
 
 async def collect(runner: DocumentRunner, receive: Any = stays) -> list[Event]:
     reading = runner.read(lambda: REQUEST)
-    return [await reading.opened(receive), *[event async for event in reading.events()]]
+    started = await reading.opened(receive, 10)
+    events = [event async for event in reading.events()]
+    assert started is next(event for event in events if isinstance(event, DocumentStarted))
+    return events
 
 
 def test_a_document_comes_as_events_in_order() -> None:
@@ -155,7 +158,7 @@ class Breaks(FakeService):
 def test_what_fails_later_is_raised_by_the_events() -> None:
     async def run() -> None:
         reading = DocumentRunner(EngineSlot(Breaks), threads=1).read(lambda: REQUEST)
-        await reading.opened(stays)
+        await reading.opened(stays, 10)
         with pytest.raises(QueueFull):
             _ = [event async for event in reading.events()]
 
@@ -174,8 +177,10 @@ def test_nobody_who_listens_cancels() -> None:
 
     async def run() -> None:
         reading = DocumentRunner(EngineSlot(lambda: service), threads=1).read(lambda: REQUEST)
-        await reading.opened(stays)
-        listening = asyncio.create_task(anext(aiter(reading.events())))
+        await reading.opened(stays, 10)
+        events = aiter(reading.events())
+        assert isinstance(await anext(events), DocumentStarted)
+        listening = asyncio.create_task(anext(events))
         await asyncio.sleep(0)
         listening.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -131,8 +131,15 @@ def told() -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as problem:
-        log.error("jobs cannot be kept: %s", where(problem))
+        log.error("jobs cannot be kept: %s, %s", _reason(problem), where(problem))
         raise JobsUnavailable(
             "Jobs cannot be kept here now.",
             hint="The folder of the jobs (OCR_MLX_JOBS_DIR) must be writable and have room.",
         ) from problem
+
+
+def _reason(problem: sqlite3.Error | OSError) -> str:
+    """What the system says, without the path that it says it of."""
+    if isinstance(problem, OSError):
+        return problem.strerror or "no reason given"
+    return getattr(problem, "sqlite_errorname", None) or "no reason given"

@@ -24,6 +24,7 @@ class Documents:
 
     def put(self, job_id: str, data: bytes) -> None:
         """Write it beside the others. Raises OSError, and leaves nothing then."""
+        make_private(self._folder)  # whoever clears old folders away takes one that is empty
         path = self._prepared(job_id)
         try:
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -196,7 +196,9 @@ class Runner:
                 pause = min(2 * pause, longest)
                 continue
             pause = shortest
-            if not found:
+            if found:
+                self._go_on()
+            else:
                 self._wait_for_news(seen)
 
     def _wait_for_news(self, seen: int) -> None:
@@ -211,6 +213,12 @@ class Runner:
                 self._report(problem)
                 self._stopping.wait(_PAUSE_SECONDS[0])
             self._stopping.wait(_WATCH_SECONDS if self._active else _LOOK_SECONDS)
+
+    def _go_on(self) -> None:
+        """Say so where it was told that jobs wait."""
+        if self._reason:
+            self._reason = ""
+            log.info("jobs go on")
 
     def _report(self, problem: Exception) -> None:
         """A thread of the jobs never ends for an error: the jobs stay, and it tries again. Each reason is told once."""

@@ -21,7 +21,7 @@ from ocr_mlx.errors import EngineError, ShuttingDown, SourceNotFound
 from ocr_mlx.jobs.local.database import DAMAGED, NAME, empty_log, told
 from ocr_mlx.jobs.local.files import Files
 from ocr_mlx.jobs.local.owners import bury, bury_all
-from ocr_mlx.jobs.local.tables import COLUMNS, NEXT_TURN, OPEN, check_room, find, from_row, insert, json, one
+from ocr_mlx.jobs.local.tables import COLUMNS, NEXT_TURN, OPEN, check_room, find, forget, from_row, insert, json, one
 from ocr_mlx.jobs.records import DELIVERY, ERROR, PAGE, Delivery, Job, JobState, unknown
 
 SUSPECT: Final = 2
@@ -198,7 +198,7 @@ class SqliteStore:
         if not self._is_there():
             return
         with self._changing() as files:
-            files.db.execute("DELETE FROM jobs WHERE finished <= ? AND deliver_at IS NULL", (now - self._ttl,))
+            forget(files.db, now, self._ttl)
             wanted = files.db.execute(f"SELECT id FROM jobs WHERE {OPEN}").fetchall()  # noqa: S608
             files.documents.sweep({job_id for (job_id,) in wanted})
             damaged = self._folder / DAMAGED
@@ -335,6 +335,8 @@ class SqliteStore:
 
     def finals(self, job_ids: Collection[str]) -> frozenset[str]:
         """Those of these jobs that are final, or gone."""
+        if not self._is_there():
+            return frozenset(job_ids)
         with self._using() as files:
             query = f"SELECT id FROM jobs WHERE {OPEN}"  # noqa: S608
             return frozenset(job_ids) - {job_id for (job_id,) in files.db.execute(query)}
@@ -350,7 +352,7 @@ class SqliteStore:
             empty_log(files.db)
 
     def _is_there(self) -> bool:
-        return self._files is not None or (self._folder / NAME).exists()
+        return (self._folder / NAME).exists()
 
     def _can_begin(self) -> bool:
         nearest = next(path for path in (self._folder, *self._folder.parents) if path.exists())
@@ -368,6 +370,9 @@ class SqliteStore:
         with self._lock, told():
             if self._closed:
                 raise ShuttingDown("The server is shutting down.", hint="Start it again and repeat the request.")
+            if self._files is not None and self._files.lost():
+                self._files.close()
+                self._files = None
             if self._files is None:
                 if not create and not self._is_there():
                     raise unknown()

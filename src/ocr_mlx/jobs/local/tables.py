@@ -13,6 +13,10 @@ OPEN: Final = f"state IN ('{JobState.PENDING}', '{JobState.PROCESSING}')"
 NEXT_TURN: Final = "(SELECT coalesce(max(turn), 0) + 1 FROM jobs)"
 COLUMNS: Final = "record, state, attempts, done, updated, started, finished, error, delivery"
 """What `from_row` takes. `record` holds the job as it was added; the columns beside it are what changes."""
+_ENDED_AHEAD = 60.0
+"""Seconds; steps of a clock that is kept right are smaller."""
+_DUE_AHEAD = 7200.0
+"""Seconds; no attempt of a webhook is planned so far ahead."""
 
 
 def from_row(row: tuple[Any, ...]) -> Job:
@@ -57,6 +61,16 @@ def one(db: sqlite3.Connection, query: str, *values: object) -> Any:
     """The first column of the first row, None where there is none."""
     row = db.execute(query, values).fetchone()
     return None if row is None else row[0]
+
+
+def forget(db: sqlite3.Connection, now: float, ttl: float) -> None:
+    """Forget what ended `ttl` seconds ago, unless its webhook waits.
+
+    Times that lie ahead were told by a clock that was set back since: what has them would stay, or wait, for as long.
+    """
+    db.execute("UPDATE jobs SET finished = ? WHERE finished > ?", (now, now + _ENDED_AHEAD))
+    db.execute("UPDATE jobs SET deliver_at = ? WHERE deliver_at > ?", (now, now + _DUE_AHEAD))
+    db.execute("DELETE FROM jobs WHERE finished <= ? AND deliver_at IS NULL", (now - ttl,))
 
 
 def check_room(db: sqlite3.Connection, most: int) -> None:

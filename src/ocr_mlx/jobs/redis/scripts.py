@@ -1,6 +1,7 @@
 """What Redis must do at once or not at all, in its own language. `KEYS[1]` is always the job's record.
 
-A job that is unknown answers false, which Redis turns into nil. Times of claims are Redis' own clock, in milliseconds.
+A job that is unknown answers false, which Redis turns into nil. Times of claims are Redis' own clock, in milliseconds; a claim
+that reaches farther than claims do was made before that clock was set back, and holds no more.
 """
 
 from __future__ import annotations
@@ -46,15 +47,18 @@ if final then return 0 end
 redis.call('HSET', KEYS[1], 'state', ARGV[3], 'finished', ARGV[2], 'updated', ARGV[2], 'error', ARGV[4], 'record', ARGV[5])
 redis.call('DEL', KEYS[4], KEYS[5])
 redis.call('ZREM', KEYS[6], ARGV[1])
-redis.call('ZADD', KEYS[7], ARGV[2], ARGV[1])
+local ttl = redis.call('HGET', KEYS[1], 'ttl') or ARGV[7]
+redis.call('ZADD', KEYS[7], ARGV[2] + ttl, ARGV[1])
 if ARGV[6] == '1' then redis.call('ZADD', KEYS[8], ARGV[2], ARGV[1]) end
-for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[7]) end
+local left = string.format('%.0f', (ttl + ARGV[8]) * 1000)
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], left) end
 return 1
 """
 )
 """KEYS: job, pages, read, units, document, open, final, webhooks.
 
-ARGV: id, Unix seconds, state, error, record, webhook?, milliseconds to live."""
+ARGV: id, Unix seconds, state, error, record, webhook?, seconds to live where the job has none of its own, and how many more
+before Redis removes it by itself."""
 
 DELETE: Final = """
 local known = redis.call('EXISTS', KEYS[1])
@@ -98,7 +102,7 @@ if #missing == 0 then return {'done'} end
 local claim = redis.call('HGET', KEYS[2], 'claim:' .. ARGV[1])
 if claim then
   local till, owner = string.match(claim, '^(%d+) (.*)$')
-  if owner ~= ARGV[2] and tonumber(till) > now then return {'taken'} end
+  if owner ~= ARGV[2] and tonumber(till) > now and tonumber(till) <= now + ARGV[3] then return {'taken'} end
 end
 redis.call('HSET', KEYS[2], 'claim:' .. ARGV[1], string.format('%.0f %s', now + ARGV[3], ARGV[2]))
 if state == 'pending' then redis.call('HSET', KEYS[1], 'state', 'processing', 'started', ARGV[4], 'updated', ARGV[4]) end
@@ -116,7 +120,7 @@ if final then return 0 end
     + """
 local claim = redis.call('HGET', KEYS[2], 'claim:' .. ARGV[1])
 local held, owner = string.match(claim or '0 ', '^(%d+) (.*)$')
-if owner ~= ARGV[2] and tonumber(held) > now then return 0 end
+if owner ~= ARGV[2] and tonumber(held) > now and tonumber(held) <= now + ARGV[3] then return 0 end
 local till = string.format('%.0f', now + ARGV[3])
 redis.call('HSET', KEYS[2], 'claim:' .. ARGV[1], till .. ' ' .. ARGV[2])
 if ARGV[4] == '1' then redis.call('HSET', KEYS[2], 'reads:' .. ARGV[1], till) end

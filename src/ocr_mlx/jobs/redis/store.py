@@ -2,11 +2,12 @@
 
 `job:ID` is a hash of what changes, with the rest as JSON in `record`; beside it `:pages` (index -> result), `:read` (the
 indices that have a result, alone or with another page), `:units` (see redis_units) and `:document`. The sorted sets
-`jobs`, `open`, `final` and `webhooks` hold ids by the time of creation, last survey, end and next attempt.
+`jobs`, `open`, `final` and `webhooks` hold ids by the time of creation, last survey, expiry and next attempt.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +21,12 @@ from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from ocr_mlx.domain import PageError, PageResult
-from ocr_mlx.errors import JobsUnavailable, QueueFull, SourceTooLarge
+from ocr_mlx.errors import JobsUnavailable, QueueFull, SourceNotFound, SourceTooLarge
 from ocr_mlx.jobs.records import DELIVERY, ERROR, JOB, PAGE, Delivery, Job, JobState, unknown
+from ocr_mlx.jobs.redis.rows import job_of, jobs_of, parsed
 from ocr_mlx.jobs.redis.scripts import SCRIPTS
+
+log = logging.getLogger(__name__)
 
 PREFIX: Final = "ocr_mlx:"
 CONNECT_SECONDS: Final = 2.0
@@ -34,6 +38,8 @@ _REST_SECONDS = 2.0
 """After no answer, how long nobody asks: callers would hold all threads of a server."""
 _LARGEST = 512 * 1024 * 1024
 """Redis' own limit for one value, in bytes."""
+_KEEPS = "noeviction"
+"""The policy of a full Redis that throws nothing away."""
 _FULL = 0.9
 """No new job above this part of Redis' memory: the rest is for results."""
 _SPARE_SECONDS = 86400.0
@@ -112,7 +118,7 @@ class RedisStore:
         together: Callable[[str, str], int] = lambda _model, _mode: 1,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`ttl` seconds that a record outlives its job; `most_waiting` jobs that are not final.
+        """`ttl` seconds that the record of a job which is added here outlives its end; `most_waiting` jobs that are not final.
 
         `together` says for a model and a mode how many pages are read in one prompt, 0 for all of them.
         """
@@ -124,6 +130,7 @@ class RedisStore:
         self._clock = clock
         self._silence = threading.Lock()
         self._silent_until = 0.0
+        self._is_warned = False
         self._scripts = {name: self.client.register_script(text) for name, text in SCRIPTS.items()}
 
     # --- JobStore
@@ -140,6 +147,7 @@ class RedisStore:
             "updated": job.updated,
             "delivery": DELIVERY.dump_json(job.delivery),
             "together": together,
+            "ttl": self._ttl,
         }
         with self.reached():
             self._check_room(len(data))
@@ -159,7 +167,7 @@ class RedisStore:
             fields = self.client.hgetall(keys(job_id)[0])
         if b"record" not in fields:
             raise unknown()
-        return _job(fields), int(fields[b"together"])
+        return job_of(fields), int(fields[b"together"])
 
     def listed(self, *, limit: int, state: JobState | None = None) -> tuple[Job, ...]:
         found: list[Job] = []
@@ -176,20 +184,23 @@ class RedisStore:
     def document(self, job_id: str) -> bytes:
         with self.reached():
             data: bytes | None = self.client.get(keys(job_id)[4])
-        if data is None:
+        if data is not None:
+            return data
+        if self.get(job_id).state.final:
             raise unknown()
-        return data
+        raise SourceNotFound("The document of this job is gone from the job queue (Redis).", hint="Send it again.")
 
     def pages(self, job_id: str) -> tuple[PageResult, ...]:
         record = keys(job_id)
-        with self.reached(), self.client.pipeline(transaction=True) as pipe:
-            pipe.hget(record[0], "record")
+        # No transaction, which a full Redis refuses. A record that is there after its pages were read was there before.
+        with self.reached(), self.client.pipeline(transaction=False) as pipe:
             pipe.hvals(record[1])
-            job, stored = pipe.execute()
+            pipe.hget(record[0], "record")
+            stored, job = pipe.execute()
         if job is None:
             raise unknown()
-        order = {number: place for place, number in enumerate(JOB.validate_json(job).pages)}
-        found = [PAGE.validate_json(page) for page in stored]
+        order = {number: place for place, number in enumerate(parsed(JOB, job).pages)}
+        found = [parsed(PAGE, page) for page in stored]
         return tuple(sorted(found, key=lambda page: order.get(page.index, page.index)))
 
     def begin(self, job_id: str) -> Job:
@@ -213,7 +224,8 @@ class RedisStore:
                 b"" if error is None else ERROR.dump_json(error),
                 JOB.dump_json(kept),
                 int(job.delivery.state == "waiting"),
-                int((self._ttl + _SPARE_SECONDS) * 1000),
+                self._ttl,
+                _SPARE_SECONDS,
             )
         )
 
@@ -227,7 +239,7 @@ class RedisStore:
                 before = self.client.hget(keys(job_id)[0], "delivery")
             if before is None:
                 raise unknown()
-            after = change(DELIVERY.validate_json(before))
+            after = change(parsed(DELIVERY, before))
             due = (after.next_at or self._clock()) if after.state == "waiting" else ""
             record = (keys(job_id)[0], index("webhooks"))
             if self.run("deliver", record, job_id, before, DELIVERY.dump_json(after), due):
@@ -238,7 +250,7 @@ class RedisStore:
 
     def expire(self, now: float) -> None:
         with self.reached():
-            old = self.client.zrangebyscore(index("final"), "-inf", now - self._ttl, start=0, num=1000)
+            old = self.client.zrangebyscore(index("final"), "-inf", now, start=0, num=1000)
             waiting = self.client.zmscore(index("webhooks"), old) if old else []
         for job_id in (one for one, due in zip(old, waiting, strict=True) if due is None):
             self.run("delete", (*keys(job_id.decode()), *map(index, _INDEXES)), job_id)
@@ -322,14 +334,22 @@ class RedisStore:
         except redis.ResponseError:  # not every account may ask, and not every server answers
             return
         most = memory.get("maxmemory", 0)
+        if most:
+            self._check_policy(str(memory.get("maxmemory_policy", _KEEPS)))
         if most and memory.get("used_memory", 0) + size > _FULL * most:
             raise QueueFull("The job queue (Redis) is nearly full.", hint="Try again when some jobs have ended.")
+
+    def _check_policy(self, policy: str) -> None:
+        """Say once where Redis throws away what it has no room for: documents and results would be gone without a word."""
+        if policy != _KEEPS and not self._is_warned:
+            self._is_warned = True
+            log.warning("a full Redis throws jobs away (maxmemory-policy %s): set it to %s", policy, _KEEPS)
 
     def _jobs(self, ids: list[bytes]) -> tuple[Job, ...]:
         with self.reached(), self.client.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(keys(job_id.decode())[0])
-            return tuple(_job(fields) for fields in pipe.execute() if b"record" in fields)
+            return tuple(jobs_of(pipe.execute()))
 
 
 def keys(job_id: str) -> tuple[str, ...]:
@@ -340,21 +360,3 @@ def keys(job_id: str) -> tuple[str, ...]:
 def index(name: str) -> str:
     """The key of what is not a job's."""
     return PREFIX + name
-
-
-def _job(fields: dict[bytes, bytes]) -> Job:
-    error = fields.get(b"error")
-    return replace(
-        JOB.validate_json(fields[b"record"]),
-        state=JobState(fields[b"state"].decode()),
-        done=int(fields[b"done"]),
-        updated=float(fields[b"updated"]),
-        started=_time(fields.get(b"started")),
-        finished=_time(fields.get(b"finished")),
-        error=ERROR.validate_json(error) if error else None,
-        delivery=DELIVERY.validate_json(fields[b"delivery"]),
-    )
-
-
-def _time(text: bytes | None) -> float | None:
-    return None if text is None else float(text)

@@ -14,6 +14,7 @@ from typing import Final
 
 from ocr_mlx.errors import JobNotFound, JobsUnavailable
 from ocr_mlx.jobs.records import JobState, outcome, too_late
+from ocr_mlx.jobs.redis.rows import OtherVersion
 from ocr_mlx.jobs.redis.store import RedisStore
 from ocr_mlx.jobs.redis.units import Unit, Units
 from ocr_mlx.utils.logs import counted
@@ -61,6 +62,7 @@ class Sweeper:
         self._clock = clock
         self._name = uuid.uuid4().hex
         self._surveyed: dict[str, float] = {}
+        self._left: set[str] = set()
         self._expired = clock() - _EXPIRE_SECONDS
         self._lonely: float | None = None
         self._wake = threading.Event()
@@ -88,7 +90,7 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Once over the open jobs, unless another does that. Raises JobsUnavailable."""
-        if not self._units.lead(self._name, _LEAD_SECONDS):
+        if not self._leads():
             self._surveyed.clear()
             return
         found = self._units.open_jobs(_AT_ONCE)
@@ -99,12 +101,22 @@ class Sweeper:
                 self._look_at(job_id)
             except JobNotFound:
                 self._surveyed.pop(job_id, None)
+            except OtherVersion as error:
+                self._leave(job_id, error)
         self._expire()
         self._count_workers(bool(found))
 
     def send(self, unit: Unit) -> None:
         """Put a unit into the queue and remember it. Raises JobNotFound and JobsUnavailable."""
         self._units.sent(unit, self._send(unit))
+
+    def _leads(self) -> bool:
+        """Whether this one looks after the jobs now. Where Redis is too full to say, room is made first."""
+        try:
+            return self._units.lead(self._name, _LEAD_SECONDS)
+        except JobsUnavailable:
+            self._expire()
+            raise
 
     def _look_at(self, job_id: str) -> None:
         survey = self._units.survey(job_id, elapsed=self._elapsed(job_id))
@@ -118,6 +130,12 @@ class Sweeper:
         else:
             for unit in survey.lost:
                 self.send(unit)
+
+    def _leave(self, job_id: str, error: OtherVersion) -> None:
+        """What this version cannot read holds up no other job. Told once for each."""
+        if job_id not in self._left:
+            self._left.add(job_id)
+            log.warning("job %s is left alone: %s", job_id, error)
 
     def _elapsed(self, job_id: str) -> float:
         now = self._clock()

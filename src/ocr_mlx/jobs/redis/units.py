@@ -25,6 +25,8 @@ QUEUED_SECONDS: Final = 60.0
 queue behind others. Each time doubles it. A message too many costs nothing."""
 _MOST_DOUBLINGS = 8
 _WORKER_SECONDS = 15.0
+LONGEST_REST: Final = 30.0
+"""Seconds between two tries of a unit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +136,7 @@ class Units:
             pipe.time()
             read, fields, waiting, worked, (seconds, micros) = pipe.execute()
         now = seconds * 1000 + micros // 1000
-        notes = _Notes(fields, now)
+        notes = _Notes(fields, now, self._milliseconds)
         free = [
             unit
             for unit in units_of(job, together)
@@ -183,25 +185,31 @@ class Units:
 class _Notes:
     """The fields of `units`, at one moment."""
 
-    def __init__(self, fields: Mapping[bytes, bytes], now: int) -> None:
+    def __init__(self, fields: Mapping[bytes, bytes], now: int, claim: int) -> None:
+        """`claim` is how many milliseconds a claim holds at most."""
         self._fields = fields
         self._now = now
+        self._claim = claim
 
     def is_claimed(self, number: int) -> bool:
-        return int(self._get("claim", number).split()[0]) > self._now
+        return self._is_ahead(int(self._get("claim", number).split()[0]), self._claim)
 
     def is_read(self, number: int) -> bool:
-        return int(self._get("reads", number)) > self._now
+        return self._is_ahead(int(self._get("reads", number)), self._claim)
 
     def message(self, number: int) -> bytes:
         return b"".join(self._get("sent", number).split()[1:])
 
     def is_overdue(self, number: int, patience: float) -> bool:
-        if int(self._get("rest", number)) > self._now:
+        if self._is_ahead(int(self._get("rest", number)), LONGEST_REST * 1000):
             return False
         doublings = min(max(int(self._get("sends", number)) - 1, 0), _MOST_DOUBLINGS)
         sent = int(self._get("sent", number).split()[0])
-        return bool(self._now - sent >= patience * 1000 * 2**doublings)
+        return bool(abs(self._now - sent) >= patience * 1000 * 2**doublings)
+
+    def _is_ahead(self, moment: int, most: float) -> bool:
+        """Whether it is still to come. One farther ahead than `most` was noted before the clock was set back."""
+        return 0 < moment - self._now <= most
 
     def _get(self, name: str, number: int) -> bytes:
         return self._fields.get(b"%s:%d" % (name.encode(), number), b"0")

@@ -29,17 +29,15 @@ from ocr_mlx.errors import (
     RemoteFailed,
     ShuttingDown,
     SourceError,
-    UnknownModel,
-    UnsupportedArchitecture,
-    WeightMismatch,
 )
 from ocr_mlx.errors import PageError as PageProblem
 from ocr_mlx.inference.failure import as_error
 from ocr_mlx.jobs.base import Reader
 from ocr_mlx.jobs.records import Job, JobState
+from ocr_mlx.jobs.redis.rows import OtherVersion
 from ocr_mlx.jobs.redis.store import RedisStore
 from ocr_mlx.jobs.redis.sweep import settle
-from ocr_mlx.jobs.redis.units import Claim, Unit, Units
+from ocr_mlx.jobs.redis.units import LONGEST_REST, Claim, Unit, Units
 from ocr_mlx.utils.logs import REQUEST_ID, counted
 
 log = logging.getLogger(__name__)
@@ -49,12 +47,10 @@ MOST_TRIES: Final = 5
 """A unit that was begun so often without a result is given up: its pages fail."""
 SUSPECT_TRIES: Final = 2
 """After so many, its worker may have died of it: units like that are read one at a time."""
-LONGEST_REST: Final = 30.0
 _BEAT_SECONDS = 1.0
 _LONGEST_BEAT = 5.0
 _LONGEST_INSISTING = 10.0
 _DOCUMENT_BYTES = 256 * 1024 * 1024
-_NOBODY_ELSE_COULD = (UnknownModel, UnsupportedArchitecture, WeightMismatch)
 _PAGE_FAULTS = (SourceError, PageProblem, InvalidOption, PromptTooLong)
 _OF_THIS_MACHINE = frozenset((OutOfMemory.code, RemoteFailed.code, ShuttingDown.code))
 """Pages that failed so are not stored: another try, perhaps elsewhere, may read them."""
@@ -114,6 +110,8 @@ class UnitReader:
                 return
             rest = self._read(job, claim) if claim.tries <= SUSPECT_TRIES else self._read_alone(job, claim)
             self._leaving.wait(rest)  # this machine may be the reason, and others have more luck meanwhile
+        except OtherVersion as error:
+            log.warning("job %s, left to others: %s", job_id, error)
         except (JobNotFound, JobsUnavailable):
             return
         except Exception as problem:
@@ -191,8 +189,7 @@ class UnitReader:
     def _judge(self, held: _Held, error: OcrMlxError) -> None:
         asked_first = held.job.pages[0] in held.claim.unit.pages
         is_last_try = held.claim.tries >= MOST_TRIES
-        hopeless = isinstance(error, _NOBODY_ELSE_COULD) or (isinstance(error, ModelError) and is_last_try)
-        if hopeless or (isinstance(error, InvalidOption) and asked_first):
+        if (isinstance(error, ModelError) and is_last_try) or (isinstance(error, InvalidOption) and asked_first):
             reason = PageError(code=error.code, message=str(error))
             self._insist(lambda: self._store.finish(held.job.id, JobState.FAILED, reason))
             held.over = True
@@ -262,11 +259,13 @@ class UnitReader:
         return rest
 
     def _insist(self, call: Callable[[], T]) -> T:
-        """Call until Redis answers. Raises JobsUnavailable only when this worker is to end."""
+        """Call until Redis answers. Raises JobsUnavailable only when this worker is to end, and OtherVersion."""
         delay = 0.2
         while True:
             try:
                 return call()
+            except OtherVersion:
+                raise
             except JobsUnavailable:
                 if self._leaving.wait(delay):
                     raise

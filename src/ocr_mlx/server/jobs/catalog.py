@@ -112,7 +112,8 @@ class Catalog:
         if not engine:
             engine = self._current or self._context.models.default(_SERVICE)
             return self._context.models.pick(engine, _SERVICE), self.shown(engine)
-        found = engine if engine.startswith(_REMOTE) else self.find(engine)
+        is_remote = engine[: len(_REMOTE)].lower() == _REMOTE
+        found = _REMOTE + engine[len(_REMOTE) :] if is_remote else self.find(engine)
         if found is None:
             raise UnknownModel(f"Model '{engine}' is not registered. Check /models for available models.")
         return self._context.models.pick(found, _SERVICE), self.shown(found)
@@ -134,9 +135,14 @@ class Catalog:
     def entry(self, name: str) -> ModelEntry:
         """Where a model stands that `find` knows."""
         known = self.find(name) or name
-        placed = self._context.models.pick(known, _SERVICE)
-        is_loaded = any(_same(model.id, placed) for model in self._loaded())
-        status, progress, message = self._standing(placed, is_loaded=is_loaded)
+        is_loaded = False
+        try:
+            placed = self._context.models.pick(known, _SERVICE)
+        except OcrMlxError as error:  # what was once switched to, and the settings of today do not allow
+            status, progress, message = _refused(error)
+        else:
+            is_loaded = any(_same(model.id, placed) for model in self._loaded())
+            status, progress, message = self._standing(placed, is_loaded=is_loaded)
         return ModelEntry(
             name=self.shown(known),
             is_loaded=is_loaded,
@@ -236,6 +242,10 @@ class Catalog:
     def _loaded(self) -> Iterator[CachedModel]:
         service = self._context.engine.peek()
         yield from service.cache.snapshot() if service else ()
+
+
+def _refused(error: OcrMlxError) -> tuple[ModelStatus, int, str]:
+    return "failed", 0, str(error)
 
 
 def _on_its_way(state: ModelState) -> tuple[ModelStatus, int, str]:

@@ -84,7 +84,7 @@ def asked(
         engine=engine.strip() or model.strip(),
         webhook_url=webhook_url.strip(),
         mode=mode.strip(),
-        prompt=prompt,
+        prompt=uploads.plain_lines(prompt),
         pages=pages.strip(),
         password=password,
         dpi=dpi,

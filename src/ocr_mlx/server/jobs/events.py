@@ -49,7 +49,7 @@ async def events(context: ServerContext, job_id: str, sent: set[int]) -> AsyncIt
             heard = time.monotonic()
             yield _event("progress", _progress(job))
         for page in pages:
-            sent.add(page.index)
+            sent |= {page.index, *page.following}
             yield _event("page", _page(page), encode(sent))
         if job is not None and job.state.final:
             yield _event("done", convert.to_summary(job).model_dump(mode="json"), ENDED)
