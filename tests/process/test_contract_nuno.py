@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,10 @@ import pytest
 from PIL import Image
 from scripts.builtin.score import error_rate
 
+from ocr_mlx.client import DeepSeekOCRClient, DeepSeekOCRError
 from tests.process.curl import own_port
 from tests.process.hub import hub_with
-from tests.process.program import Start
+from tests.process.program import Program, Start
 
 pytestmark = pytest.mark.process
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -109,34 +113,128 @@ def is_the_page(text: str | None) -> bool:
     return True
 
 
-def test_real_text_through_the_package(start: Start) -> None:
-    url = start("serve", "--contract", "nuno", "--port", "0", command=("-m", "ocr_mlx")).ready()["url"]
-    with openai.OpenAI(base_url=f"{url.rstrip('/')}/v1", api_key="any", max_retries=0) as client:
-        chunks = list(
-            client.chat.completions.create(
-                model="builtin", messages=messages(), stream=True, stream_options={"include_usage": True}
-            )
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server without any other model than the built-in one, for all tests that leave it as they found it."""
+    command = [sys.executable, "-m", "ocr_mlx", "serve", "--contract", "nuno", "--port", "0"]
+    nothing = {"OCR_MLX_MODELS_DIR": str(tmp_path_factory.mktemp("hub")), "OCR_MLX_OFFLINE": "1"}
+    program = Program(command, tmp_path_factory.mktemp("state"), nothing, stdin=subprocess.DEVNULL)
+    with program.process:
+        yield str(program.ready()["url"]).rstrip("/")
+        program.process.kill()
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+        yield client
+
+
+def of_three() -> list[Any]:
+    said = messages()
+    said[1]["content"][1] = {"type": "file", "file": {"file_data": pdf(3), "filename": "three.pdf"}}
+    return said
+
+
+def test_real_text_through_the_package(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="builtin", messages=messages(), stream=True, stream_options={"include_usage": True}
         )
-        whole = client.chat.completions.create(model="builtin", messages=messages())  # from the page cache
-        assert is_the_page(whole.choices[0].message.content) and whole.choices[0].finish_reason == "stop"
-        assert whole.model == "builtin" and whole.usage is not None and whole.usage.completion_tokens > 50
-        assert whole.ocr["confidence"] > 0.9  # type: ignore[attr-defined]
+    )
+    whole = client.chat.completions.create(model="builtin", messages=messages())  # from the page cache
+    assert is_the_page(whole.choices[0].message.content) and whole.choices[0].finish_reason == "stop"
+    assert whole.model == "builtin" and whole.usage is not None and whole.usage.completion_tokens > 50
+    assert whole.ocr["confidence"] > 0.9  # type: ignore[attr-defined]
 
-        pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
-        assert "".join(pieces) == whole.choices[0].message.content and len([piece for piece in pieces if piece]) > 5
-        assert chunks[-1].usage == whole.usage
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == whole.choices[0].message.content and len([piece for piece in pieces if piece]) > 5
+    assert chunks[-1].usage == whole.usage
 
-        three: Any = messages()
-        three[1]["content"][1] = {"type": "file", "file": {"file_data": pdf(3), "filename": "three.pdf"}}
-        answer = client.chat.completions.create(model="builtin", messages=three)
-        pages = (answer.choices[0].message.content or "").split("\n\nA short note")
-        assert len(pages) == 3 and is_the_page(pages[0])
-        stream = client.chat.completions.create(model="builtin", messages=three, stream=True)
-        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == answer.choices[0].message.content
+    answer = client.chat.completions.create(model="builtin", messages=of_three())
+    pages = (answer.choices[0].message.content or "").split("\n\nA short note")
+    assert len(pages) == 3 and is_the_page(pages[0])
+    stream = client.chat.completions.create(model="builtin", messages=of_three(), stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == answer.choices[0].message.content
 
-        asked: Any = messages()
-        response = client.responses.create(model="builtin", input=asked)
-        assert is_the_page(response.output_text) and response.usage is not None and response.usage.output_tokens > 50
+    asked: Any = messages()
+    response = client.responses.create(model="builtin", input=asked)
+    assert is_the_page(response.output_text) and response.usage is not None and response.usage.output_tokens > 50
+
+
+def test_the_packages_asynchronous_client(url: str) -> None:
+    async def go() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+            asked: Any = messages()
+            whole = await client.chat.completions.create(model="builtin", messages=asked)
+            stream = await client.chat.completions.create(model="builtin", messages=asked, stream=True)
+            pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
+            response = await client.responses.create(model="builtin", input=asked)
+            events = await client.responses.create(model="builtin", input=asked, stream=True)
+            said = [event.delta async for event in events if event.type == "response.output_text.delta"]
+            assert "builtin" in [model.id async for model in client.models.list()]
+            return [whole.choices[0].message.content or "", "".join(pieces), response.output_text, "".join(said)]
+
+    whole, *others = asyncio.run(go())
+    assert is_the_page(whole) and others == [whole] * 3
+
+
+def test_options_have_their_effect(client: openai.OpenAI) -> None:
+    def read(**more: Any) -> Any:
+        return client.chat.completions.create(model="builtin", messages=messages(), **more)
+
+    def said(**more: Any) -> str:
+        return str(read(**more).choices[0].message.content)
+
+    whole = read()
+    cut = read(max_tokens=5)
+    assert cut.choices[0].finish_reason == "length" and cut.ocr["status"] == "truncated"
+    assert cut.usage.completion_tokens < whole.usage.completion_tokens
+    stopped = read(stop="reading")
+    assert stopped.choices[0].message.content == "A short note on" and stopped.choices[0].finish_reason == "stop"
+    warm: dict[str, Any] = {"temperature": 2.0, "extra_body": {"fresh": True}}
+    first = said(seed=1, **warm)
+    assert first == said(seed=1, **warm) != said(seed=2, **warm)
+    assert said(temperature=0, top_p=1.0) == whole.choices[0].message.content == said(seed=1, top_p=0.01, **warm)
+    assert said(extra_body={"pages": "1"}) == whole.choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "code", "words"),
+    [
+        ({"model": "gpt-4o"}, openai.NotFoundError, "model_not_found", "builtin"),
+        ({"model": DEEPSEEK}, openai.NotFoundError, "model_not_found", "switched off"),
+        ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "invalid_option", "qwen2-vl"),
+        ({"extra_body": {"pages": "9"}}, openai.BadRequestError, "page_out_of_range", "9"),
+        ({"extra_body": {"mode": "gundam"}}, openai.BadRequestError, "invalid_option", "gundam"),
+        ({"messages": messages("data:image/png;base64,eA==")}, openai.BadRequestError, "unsupported_media", "PDF"),
+        ({"messages": messages("http://127.0.0.1:1/a.png")}, openai.BadRequestError, "source_forbidden", "private"),
+        ({"messages": messages("file:///etc/hostname")}, openai.BadRequestError, "source_error", "data:"),
+        ({"n": 2}, openai.BadRequestError, "unsupported_parameter", "one text"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_refused(
+    client: openai.OpenAI, asked: dict[str, Any], kind: type[openai.APIStatusError], code: str, words: str, stream: bool
+) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        client.chat.completions.create(**{"model": "builtin", "messages": messages(), "stream": stream} | asked)
+    assert caught.value.code == code and "/site-packages" not in caught.value.message
+    assert set(caught.value.body) == {"message", "type", "param", "code"}  # type: ignore[arg-type]
+
+
+def test_the_drop_in(url: str, tmp_path: Path) -> None:
+    drop_in = DeepSeekOCRClient(url, model="builtin")
+    assert drop_in.health_check()
+    with (EXAMPLES / "page.png").open("rb") as file:
+        found = drop_in.extract_text(file, file_type="image")
+    assert is_the_page(found["text"]) and 0.9 < found["confidence"] < 1 and found["metadata"]["tokens_used"] > 50
+    (tmp_path / "two.pdf").write_bytes(base64.b64decode(pdf(2).partition(",")[2]))
+    pages = drop_in.extract_text_multi_page(tmp_path / "two.pdf")
+    assert pages["total_pages"] == 2 and all(is_the_page(page["text"]) for page in pages["pages"])
+    assert pages["full_text"] == pages["pages"][0]["text"] + "\n\n--- Page Break ---\n\n" + pages["pages"][1]["text"]
+    with pytest.raises(DeepSeekOCRError, match="OCR API request failed: "):
+        DeepSeekOCRClient(url, model="builtin").extract_prescription_data(b"no picture")
 
 
 @pytest.mark.slow

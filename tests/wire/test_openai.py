@@ -176,6 +176,8 @@ def test_options(client: openai.OpenAI, service: FakeService) -> None:
         "password": "secret",
         "dpi": 100,
         "keep_alive": 5,
+        "timeout": 60,
+        "fresh": True,
         "unknown": [{}],
     }
     ask(client, temperature=2, top_p=0.5, max_completion_tokens=7, stop=["a", "b"], seed=-1, extra_body=extra)
@@ -187,10 +189,11 @@ def test_options(client: openai.OpenAI, service: FakeService) -> None:
     assert (first.overrides.max_new_tokens, first.overrides.stop) == (7, ("a", "b"))
     assert first.overrides.seed == 2**63 - 1 and first.overrides.json_schema is UNSET
     assert (first.prompt.mode, first.page_range, first.password, first.dpi) == ("raw", "1-2", "secret", 100.0)
-    assert first.keep_alive == 5.0
+    assert (first.keep_alive, first.timeout, first.fresh) == (5.0, 60.0, True)
     assert (second.overrides.temperature, second.overrides.max_new_tokens) == (0.0, 8)
     assert second.overrides.stop == ("END",) and second.overrides.seed is UNSET
     assert third.overrides.max_new_tokens == 9 and third.overrides.temperature is UNSET
+    assert (third.timeout, third.fresh) == (None, False)
 
 
 def test_a_json_schema_goes_to_the_decoder_and_the_models_own_words_come_back(

@@ -42,13 +42,20 @@ def test_a_response(client: openai.OpenAI, service: FakeService) -> None:
         page(0, "One", prompt_tokens=7, generated_tokens=2), page(1, "Two")
     )
     answer = client.responses.create(
-        model=DEEPSEEK, input=INPUT, instructions="You read.", max_output_tokens=9, temperature=0.5, top_p=0.9
+        model=DEEPSEEK,
+        input=INPUT,
+        instructions="You read.",
+        max_output_tokens=9,
+        temperature=0.5,
+        top_p=0.9,
+        metadata={"scan": "7"},
     )
     assert (answer.output_text, answer.status, answer.model) == ("One\n\nTwo", "completed", "fake")
     assert answer.id.startswith("resp_") and answer.output[0].id.startswith("msg_")  # type: ignore[union-attr]
     assert answer.usage is not None
     assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.total_tokens) == (7, 2, 9)
     assert (answer.instructions, answer.max_output_tokens, answer.temperature) == ("You read.", 9, 0.5)
+    assert answer.metadata == {"scan": "7"}
     assert answer.incomplete_details is None and answer.error is None
     [request] = service.requests
     assert (request.prompt.text, request.prompt.system) == ("Read.", "You read.")

@@ -24,9 +24,10 @@ from ocr_mlx.domain import (
     TextRewind,
 )
 from ocr_mlx.errors import OutOfMemory
+from ocr_mlx.server.openai import stream
 from ocr_mlx.server.streams import with_pauses
 from tests.wire.fakes import page, result
-from tests.wire.openai_fakes import DEEPSEEK, Step, TellingService, client_of, image, messages
+from tests.wire.openai_fakes import DEEPSEEK, PNG, Step, TellingService, client_of, image, messages
 from tests.wire.scripted import reading
 
 
@@ -252,6 +253,44 @@ def test_a_second_document_that_fails_is_named(client: openai.OpenAI, service: T
         streamed(client, image(), image())
 
 
+def test_a_stream_begins_although_the_model_is_still_on_its_way(
+    client: openai.OpenAI, service: TellingService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "PATIENCE", 0.01)
+    monkeypatch.setattr(stream, "PAUSE", 0.01)
+    here = threading.Event()
+    service.documents = [[lambda _cancel: here.wait(10), *steps(page(0, "Hello"))]] * 2
+    body = {"model": DEEPSEEK, "messages": messages(), "stream": True}
+    with httpx.stream("POST", f"{client.base_url}chat/completions", json=body) as answer:
+        lines = answer.iter_lines()
+        assert json.loads(next(lines).removeprefix("data: "))["model"] == DEEPSEEK
+        assert [next(lines), next(lines)] == ["", ": ping"]
+        here.set()
+        told = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert [(chunk["model"], chunk["choices"][0]["delta"].get("content")) for chunk in told] == [
+        ("fake", "Hello"),
+        ("fake", None),
+    ]
+    content: Any = [{"role": "user", "content": [{"type": "input_image", "image_url": PNG}]}]
+    with client.responses.stream(model=DEEPSEEK, input=content) as events:
+        final = events.get_final_response()
+    assert (final.output_text, final.model) == ("Hello", "fake")
+
+
+def test_what_fails_after_that_is_an_error_of_the_stream(
+    client: openai.OpenAI, service: TellingService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "PATIENCE", 0.01)
+    late = threading.Event()
+    service.documents = [[lambda _cancel: late.wait(10), failing(OutOfMemory("The model is too big."))]]
+    with client.chat.completions.create(model=DEEPSEEK, messages=messages(), stream=True) as chunks:
+        assert next(chunks).choices[0].delta.role == "assistant"
+        late.set()
+        with pytest.raises(openai.APIError, match="too big") as caught:
+            list(chunks)
+    assert caught.value.code == "out_of_memory"
+
+
 @pytest.mark.parametrize("spoke", [False, True])
 def test_a_client_that_leaves_stops_the_work(client: openai.OpenAI, service: TellingService, spoke: bool) -> None:
     cancelled = threading.Event()
@@ -263,8 +302,8 @@ def test_a_client_that_leaves_stops_the_work(client: openai.OpenAI, service: Tel
     one = page(0, "One", PageStatus.CANCELLED)
     told: list[Step] = [TextDelta(page=0, text="One two ")] if spoke else []
     service.documents = [[DocumentStarted(model="fake", pages=(0,)), *told, wait, DocumentDone(result=result(one))]]
-    with client.chat.completions.create(model=DEEPSEEK, messages=messages(), stream=True) as stream:
-        next(iter(stream))
+    with client.chat.completions.create(model=DEEPSEEK, messages=messages(), stream=True) as chunks:
+        next(iter(chunks))
     assert cancelled.wait(10)
 
 

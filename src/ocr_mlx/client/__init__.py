@@ -7,12 +7,13 @@
 Importing this package costs httpx, and nothing of the engine.
 """
 
-from ocr_mlx.client.aio import AsyncClient, AsyncEventStream, AsyncTextStream
+from ocr_mlx.client.aio import AsyncClient
 from ocr_mlx.client.errors import BadAnswer, NotReachable, OcrClientError, Refused, ServerFailed, TimedOut
 from ocr_mlx.client.live import Follow
 from ocr_mlx.client.nunoocr_client import DeepSeekOCRClient, DeepSeekOCRError, DjangoOCRService
 from ocr_mlx.client.records import Chat, Event, Job, Model, Models, Page, Reading
-from ocr_mlx.client.sync import Client, EventStream, TextStream
+from ocr_mlx.client.streams import AsyncEventStream, AsyncTextStream, EventStream, TextStream
+from ocr_mlx.client.sync import Client
 from ocr_mlx.client.webhook import verify_webhook
 
 __all__ = [

@@ -20,6 +20,7 @@ from ocr_mlx.client.following import Listening, Waiting
 from ocr_mlx.client.live import Follow
 from ocr_mlx.client.options import ChatOptions, PageOptions, ReadOptions, SubmitOptions
 from ocr_mlx.client.records import Chat, Event, Job, Models, Page, Reading
+from ocr_mlx.client.streams import AsyncEventStream, AsyncTextStream
 
 T = TypeVar("T")
 
@@ -73,9 +74,12 @@ class AsyncClient:
     ) -> list[Page]:
         """See `Client.pages`."""
         given = await self.submit(source, **options)
+        waiting = Waiting(given.id, timeout, on_progress, renew=True)
+        waiting.absence.answered()
         try:
-            ended = await self._wait(Waiting(given.id, timeout, on_progress, renew=True))
-            return jobs.pages(ended, [event async for event in self.events(given.id)])
+            ended = await self._wait(waiting)
+            listening = Listening(waiting.absence)
+            return jobs.pages(ended, [event async for event in self._listen(given.id, listening)])
         finally:
             with suppress(OcrClientError):
                 await self.delete(given.id)
@@ -129,19 +133,9 @@ class AsyncClient:
         """See `Client.delete`."""
         await self.send(calls.delete(job_id))
 
-    async def events(self, job_id: str) -> AsyncGenerator[Event, None]:
+    def events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """See `Client.events`."""
-        listening = Listening()
-        while not listening.over:
-            try:
-                async with self._open(calls.events(job_id, listening.connect())) as pieces:
-                    async for piece in pieces:
-                        for event in listening.feed(piece):
-                            yield event
-            except (NotReachable, ServerFailed, TimedOut) as error:
-                listening.absence.failed(error)
-            if not listening.over:
-                await asyncio.sleep(listening.pause)
+        return self._listen(job_id, Listening())
 
     async def models(self) -> Models:
         """See `Client.models`."""
@@ -165,6 +159,18 @@ class AsyncClient:
                 if waiting.is_over(job):
                     return job
             await asyncio.sleep(waiting.pause())
+
+    async def _listen(self, job_id: str, listening: Listening) -> AsyncGenerator[Event, None]:
+        while not listening.over:
+            try:
+                async with self._open(calls.events(job_id, listening.connect())) as pieces:
+                    async for piece in pieces:
+                        for event in listening.feed(piece):
+                            yield event
+            except (NotReachable, ServerFailed, TimedOut) as error:
+                listening.absence.failed(error)
+            if not listening.over:
+                await asyncio.sleep(listening.pause)
 
     async def _named(self, options: ChatOptions) -> ChatOptions:
         """See `Client._named`."""
@@ -215,55 +221,3 @@ class AsyncClient:
                 for event in follow.feed(piece):
                     yield event
             follow.end()
-
-
-class AsyncTextStream(AsyncIterator[str]):
-    """Text as it comes; iterate it to the end, or use it in an `async with` block. Afterwards it says how it ended."""
-
-    def __init__(self, deltas: Deltas, texts: AsyncGenerator[str, None]) -> None:
-        self.outcome = deltas
-        self._texts = texts
-
-    async def __anext__(self) -> str:
-        return await anext(self._texts)
-
-    async def aclose(self) -> None:
-        """Cancel what is still being read."""
-        await self._texts.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-
-class AsyncEventStream(AsyncIterator[Event]):
-    """See `EventStream`."""
-
-    def __init__(self, document: Follow, events: AsyncGenerator[Event, None]) -> None:
-        self.document = document
-        self._events = events
-
-    async def __anext__(self) -> Event:
-        return await anext(self._events)
-
-    async def pages(self) -> AsyncIterator[Page]:
-        """The pages alone, each as it is done."""
-        async for event in self:
-            if event.page is not None:
-                yield event.page
-
-    async def aclose(self) -> None:
-        """Cancel what is still being read."""
-        await self._events.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()

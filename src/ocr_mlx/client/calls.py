@@ -22,6 +22,8 @@ CONNECT = 5.0
 """Seconds to reach the server."""
 QUICK = 30.0
 """Seconds that a call without reading may take."""
+KEPT = 3.0
+"""Seconds that an idle connection is kept. Servers close theirs after five, which a call at that moment would meet."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _JSON = {"Accept": "application/json"}
 
@@ -77,6 +79,7 @@ def connection(base_url: str | None, token: str | None, timeout: float | None) -
         "base_url": url,
         "headers": {"Authorization": f"Bearer {token}"} if token else {},
         "timeout": httpx.Timeout(timeout, connect=CONNECT),
+        "limits": httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEPT),
         "trust_env": not is_local(url),
     }
 

@@ -70,17 +70,22 @@ class Waiting:
             return pause
         left = self._since + self._timeout - time.monotonic()
         if left <= 0:
-            raise TimedOut(f"Job {self.id} has not ended in time. It goes on; wait again, or cancel it.")
+            raise TimedOut(self._too_late())
         return min(pause, left)
+
+    def _too_late(self) -> str:
+        if self._renew:
+            return f"No page was done in {self._timeout:g} seconds, so reading was given up. Give a longer timeout."
+        return f"Job {self.id} has not ended in time. It goes on; wait again, or cancel it."
 
 
 class Listening:
-    """One subscription to a job's events, over as many connections as it takes."""
+    """One subscription to a job's events, over as many connections as it takes. `absence` is of a wait before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, absence: Absence | None = None) -> None:
         self.last_id = ""
         self.over = False
-        self.absence = Absence()
+        self.absence = absence or Absence()
         self.pause = _PAUSE
         self._parser = Parser()
 

@@ -21,6 +21,8 @@ from ocr_mlx.client.sync import Client
 FileType = Literal["auto", "pdf", "image"]
 MODEL: Final = "deepseek-ai/DeepSeek-OCR"
 PAGE_BREAK: Final = "\n\n--- Page Break ---\n\n"
+TIMEOUT: Final = 60.0
+"""Seconds for a page, as ever."""
 _SYSTEM: Final = "You read documents. Answer with what is written there, and nothing else."
 _FORMATTED: Final = "<|grounding|>Convert the document to markdown."
 _PLAIN: Final = "Free OCR."
@@ -42,7 +44,7 @@ class DeepSeekOCRClient:
         self,
         base_url: str = "http://localhost:8765",
         api_key: str | None = None,
-        timeout: float = 60,
+        timeout: float = TIMEOUT,
         vision_api_key: str | None = None,
         vision_provider: str = "openai",
         *,
@@ -187,13 +189,14 @@ class DeepSeekOCRClient:
 
 
 class DjangoOCRService:
-    """The client with Django's settings `OCR_SERVICE_URL`, `OCR_SERVICE_API_KEY` and `OCR_SERVICE_MODEL`."""
+    """The client with Django's settings: `OCR_SERVICE_URL`, `_API_KEY`, `_MODEL` and `_TIMEOUT` (seconds a page)."""
 
     def __init__(self) -> None:
         settings = importlib.import_module("django.conf").settings  # only where there is Django
         self.client = DeepSeekOCRClient(
             base_url=getattr(settings, "OCR_SERVICE_URL", "http://localhost:8765"),
             api_key=getattr(settings, "OCR_SERVICE_API_KEY", None),
+            timeout=getattr(settings, "OCR_SERVICE_TIMEOUT", TIMEOUT),
             model=getattr(settings, "OCR_SERVICE_MODEL", MODEL),
         )
 

@@ -29,34 +29,31 @@ class Decoding(Common, total=False):
     """What `read` and the chat surface take besides.
 
     temperature  0 takes the most probable token each time
-    stop         strings that end a page's text
+    stop         strings that end a page's text, or one
     seed         makes sampling repeatable
     dpi          resolution for PDF pages
     keep_alive   seconds that the model stays in memory afterwards
+    timeout      seconds that the server may read, from the moment the model is there
+    fresh        read every page again, also one that was read before
     """
 
     temperature: float | None
     top_p: float | None
     top_k: int | None
     repetition_penalty: float | None
-    stop: Sequence[str] | None
+    stop: str | Sequence[str] | None
     seed: int | None
     dpi: float | None
     keep_alive: float | None
+    timeout: float | None
+    fresh: bool | None
 
 
 class ReadOptions(Decoding, total=False):
-    """What `read` and `follow` take.
-
-    padding  white pixels on all sides; negative ones crop
-    timeout  seconds that the server may read, from the moment the model is there
-    fresh    read every page again, also one that was read before
-    """
+    """What `read` and `follow` take. `padding` is white pixels on all sides; negative ones crop."""
 
     no_repeat_ngram: int | None
     padding: int | None
-    timeout: float | None
-    fresh: bool | None
 
 
 class ChatOptions(Decoding, total=False):
@@ -82,4 +79,5 @@ def given(options: Mapping[str, Any], known: type[Any]) -> dict[str, Any]:
     unknown = sorted(set(options) - set(known.__annotations__))
     if unknown:
         raise TypeError(f"There is no option {', '.join(unknown)}. There are: {', '.join(known.__annotations__)}.")
-    return {name: value for name, value in options.items() if value is not None}
+    said = {name: value for name, value in options.items() if value is not None}
+    return said | {"stop": [said["stop"]]} if isinstance(said.get("stop"), str) else said

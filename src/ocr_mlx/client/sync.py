@@ -20,6 +20,7 @@ from ocr_mlx.client.following import Listening, Waiting
 from ocr_mlx.client.live import Follow
 from ocr_mlx.client.options import ChatOptions, PageOptions, ReadOptions, SubmitOptions
 from ocr_mlx.client.records import Chat, Event, Job, Models, Page, Reading
+from ocr_mlx.client.streams import EventStream, TextStream
 
 T = TypeVar("T")
 
@@ -85,9 +86,11 @@ class Client:
         this ends.
         """
         given = self.submit(source, **options)
+        waiting = Waiting(given.id, timeout, on_progress, renew=True)
+        waiting.absence.answered()
         try:
-            ended = self._wait(Waiting(given.id, timeout, on_progress, renew=True))
-            return jobs.pages(ended, self.events(given.id))
+            ended = self._wait(waiting)
+            return jobs.pages(ended, self._listen(given.id, Listening(waiting.absence)))
         finally:
             with suppress(OcrClientError):
                 self.delete(given.id)
@@ -144,16 +147,7 @@ class Client:
 
     def events(self, job_id: str) -> Generator[Event, None, None]:
         """What happens to a job until it ends. A connection that drops is made again, and nothing is told twice."""
-        listening = Listening()
-        while not listening.over:
-            try:
-                with self._open(calls.events(job_id, listening.connect())) as pieces:
-                    for piece in pieces:
-                        yield from listening.feed(piece)
-            except (NotReachable, ServerFailed, TimedOut) as error:
-                listening.absence.failed(error)
-            if not listening.over:
-                time.sleep(listening.pause)
+        return self._listen(job_id, Listening())
 
     def models(self) -> Models:
         """What the server can read with."""
@@ -177,6 +171,17 @@ class Client:
                 if waiting.is_over(job):
                     return job
             time.sleep(waiting.pause())
+
+    def _listen(self, job_id: str, listening: Listening) -> Generator[Event, None, None]:
+        while not listening.over:
+            try:
+                with self._open(calls.events(job_id, listening.connect())) as pieces:
+                    for piece in pieces:
+                        yield from listening.feed(piece)
+            except (NotReachable, ServerFailed, TimedOut) as error:
+                listening.absence.failed(error)
+            if not listening.over:
+                time.sleep(listening.pause)
 
     def _named(self, options: ChatOptions) -> ChatOptions:
         """The options with a model: the chat surface wants one in every request."""
@@ -225,53 +230,3 @@ class Client:
             for piece in pieces:
                 yield from follow.feed(piece)
             follow.end()
-
-
-class TextStream(Iterator[str]):
-    """Text as it comes; iterate it to the end, or close it. Afterwards it says how the reading ended."""
-
-    def __init__(self, deltas: Deltas, texts: Generator[str, None, None]) -> None:
-        self.outcome = deltas
-        self._texts = texts
-
-    def __next__(self) -> str:
-        return next(self._texts)
-
-    def close(self) -> None:
-        """Cancel what is still being read."""
-        self._texts.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class EventStream(Iterator[Event]):
-    """A document's events as they happen; iterate it to the end, or close it. `document` is what they come to, see `Follow`."""
-
-    def __init__(self, document: Follow, events: Generator[Event, None, None]) -> None:
-        self.document = document
-        self._events = events
-
-    def __next__(self) -> Event:
-        return next(self._events)
-
-    def pages(self) -> Iterator[Page]:
-        """The pages alone, each as it is done."""
-        return (event.page for event in self if event.page is not None)
-
-    def close(self) -> None:
-        """Cancel what is still being read."""
-        self._events.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -67,11 +67,15 @@ def test_many_pages_are_counted(ask: Ask) -> None:
 
 def test_asking_uses_the_chat_surface(ask: Ask) -> None:
     server = Server(chat("Hello", "length", ("truncated",)))
-    found = ask(server, "ask", PDF, model="deepseek", prompt="Free OCR.", system="Be brief.", seed=1)
+    found = ask(
+        server, "ask", PDF, model="deepseek", prompt="Free OCR.", system="Be brief.", seed=1, timeout=9.5, fresh=True
+    )
     assert server.requests[0].url.path == "/v1/chat/completions"
     assert body(server.requests[0]) == {
         "model": "deepseek",
         "seed": 1,
+        "timeout": 9.5,
+        "fresh": True,
         "messages": [
             {"role": "system", "content": "Be brief."},
             {
@@ -192,6 +196,14 @@ def test_models(ask: Ask) -> None:
     server = Server(httpx.Response(200, json={"previous_model": None, "current_model": "got", "message": "set"}))
     assert ask(server, "switch_model", "got") == "got"
     assert body(server.requests[0]) == {"model": "got"}
+
+
+def test_one_stop_string_is_as_good_as_a_list(ask: Ask) -> None:
+    for method, answer in (("read", text("")), ("ask", chat(""))):
+        server = Server(answer)
+        ask(server, method, PNG, model="m", stop="END")
+        ask(server, method, PNG, model="m", stop=("END", "."))
+        assert [body(request)["stop"] for request in server.requests] == [["END"], ["END", "."]]
 
 
 def test_options_that_are_not_known_are_refused_here(ask: Ask) -> None:

@@ -152,7 +152,7 @@ def test_waiting_tells_of_progress_and_survives_a_restart(ask: Ask) -> None:
 def test_waiting_has_an_end(ask: Ask, slept: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: began + sum(slept))
-    with pytest.raises(TimedOut, match="Job j"):
+    with pytest.raises(TimedOut, match=r"Job j .* goes on"):
         ask(Server(httpx.Response(200, json=job("processing"))), "wait", "j", timeout=7)
     assert sum(slept) == pytest.approx(7)
 
@@ -172,6 +172,15 @@ def test_pages_are_read_as_a_job_that_leaves_nothing(ask: Ask) -> None:
     ]
     methods = [(request.method, request.url.path) for request in server.requests]
     assert methods == [("POST", "/ocr"), ("GET", "/ocr/j"), ("GET", "/ocr/j/events"), ("DELETE", "/ocr/j")]
+
+
+def test_pages_survive_a_server_that_is_started_again(ask: Ask) -> None:
+    """Right after the job was taken, and between its end and its pages."""
+    ended, gone = httpx.Response(200, json=job("completed", 2, 2)), httpx.ConnectError("starting again")
+    server = Server(taken(), gone, ended, gone, Pieces(page(1) + page(2) + DONE), httpx.Response(204))
+    assert [one.text for one in ask(server, "pages", PNG)] == ["t1", "t2"]
+    with pytest.raises(NotReachable):
+        ask(Server(gone), "pages", PNG)
 
 
 def test_pages_of_a_job_that_failed_as_a_whole(ask: Ask) -> None:
@@ -194,7 +203,8 @@ def test_pages_that_take_too_long_are_deleted(ask: Ask, slept: list[float], monk
             return taken()
         return httpx.Response(200, json=job("processing", int(sum(slept) > 6), 2))
 
-    with pytest.raises(TimedOut):
+    with pytest.raises(TimedOut) as caught:
         ask(server, "pages", PNG, timeout=10)
     assert 16 < sum(slept) < 20
+    assert "10 seconds" in str(caught.value) and "goes on" not in str(caught.value)
     assert requests[-1].method == "DELETE"

@@ -213,9 +213,11 @@ def django(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_the_service_reads_djangos_settings(django: SimpleNamespace) -> None:
     made = DjangoOCRService().client
     assert (made.base_url, made.api_key, made.model) == ("http://localhost:8765", None, "deepseek-ai/DeepSeek-OCR")
+    assert made.timeout == 60
     django.OCR_SERVICE_URL, django.OCR_SERVICE_API_KEY, django.OCR_SERVICE_MODEL = "http://ocr:8000/", "k", "qwen2-vl"
+    django.OCR_SERVICE_TIMEOUT = 300
     made = DjangoOCRService().client
-    assert (made.base_url, made.api_key, made.model) == ("http://ocr:8000", "k", "qwen2-vl")
+    assert (made.base_url, made.api_key, made.model, made.timeout) == ("http://ocr:8000", "k", "qwen2-vl", 300)
 
 
 def test_the_service_reads_an_uploaded_file(django: SimpleNamespace) -> None:
@@ -229,7 +231,9 @@ def test_the_service_reads_an_uploaded_file(django: SimpleNamespace) -> None:
     assert "_metadata" in service.extract_from_uploaded_file(Uploaded(PDF), extract_structured=True)
 
 
-def test_without_django_only_the_service_is_missing() -> None:
+def test_without_django_only_the_service_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "django", None)
+    monkeypatch.delitem(sys.modules, "django.conf", raising=False)
     with pytest.raises(ModuleNotFoundError):
         DjangoOCRService()
 

@@ -18,7 +18,9 @@ from ocr_mlx.client.calls import connection
 from ocr_mlx.client.documents import Bytes, open_document
 from ocr_mlx.client.locate import DEFAULT_URL, _state_folder, local_server
 from ocr_mlx.client.sse import Message, Parser
+from ocr_mlx.endpoint import uvicorn_config
 from ocr_mlx.jobs.webhook import signature
+from ocr_mlx.settings import Settings
 from ocr_mlx.utils import records
 
 
@@ -146,6 +148,12 @@ def test_no_proxy_is_asked_for_this_machine() -> None:
     assert connection("http://localhost:8765/", None, None)["trust_env"] is False
     assert connection("http://[::1]:8765", None, None)["trust_env"] is False
     assert connection("https://ocr.example.org", None, None)["trust_env"] is True
+
+
+def test_an_idle_connection_is_dropped_before_the_server_drops_it() -> None:
+    kept = connection("http://127.0.0.1:1", None, None)["limits"].keepalive_expiry
+    server = uvicorn_config(None, Settings(), "x")
+    assert 0 < kept < server.timeout_keep_alive
 
 
 def test_importing_costs_nothing_of_the_engine() -> None:

@@ -50,6 +50,8 @@ class Ask:
     password: str | None = field(repr=False)
     dpi: float | None
     keep_alive: float | None
+    timeout: float | None
+    fresh: bool
 
     @property
     def documents(self) -> tuple[Document, ...]:
@@ -79,6 +81,8 @@ class Ask:
             dpi=self.dpi,
             password=self.password,
             keep_alive=self.keep_alive,
+            timeout=self.timeout,
+            fresh=self.fresh,
         )
 
 
@@ -123,6 +127,8 @@ def _ask(body: Asking, said: Asked, *, schema: str | None, limit: int | None, st
         password=body.password,
         dpi=body.dpi,
         keep_alive=body.keep_alive,
+        timeout=body.timeout,
+        fresh=bool(body.fresh),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ocr_mlx.observer import shown_model
 from ocr_mlx.server.openai.schemas import Model
 from ocr_mlx.settings import Settings
 
@@ -12,7 +13,9 @@ _OWN = "ocr_mlx"
 
 
 def listed(settings: Settings) -> list[Model]:
-    """Every name of every model that is on this machine or may be fetched. Looks at the disk, asks no network.
+    """Every name of every model that is on this machine or may be fetched, and the one of the settings.
+
+    Looks at the disk, asks no network.
 
     `created` is when a model came here, 0 where it has not.
     """
@@ -25,7 +28,23 @@ def listed(settings: Settings) -> list[Model]:
     roots = [registry.BUILTIN, *(name for family in registry.families() for name in family.checkpoints)]
     roots += sorted(name for name in here if name not in roots)
     reachable = not settings.offline or settings.model_source == "vllm"
-    return [one for root in roots if root in here or reachable for one in _named(root, names.get(root, ()), here)]
+    known = [one for root in roots if root in here or reachable for one in _named(root, names.get(root, ()), here)]
+    own = _own(settings)
+    return known if own is None or any(one.id == own.id for one in known) else [own, *known]
+
+
+def _own(settings: Settings) -> Model | None:
+    """The model of the settings as answers call it, where it is a folder or read by another engine."""
+    from ocr_mlx.engine.remote import is_reference
+    from ocr_mlx.model.registry import is_folder_name
+
+    name = settings.model
+    if is_reference(name):
+        model = name.partition("#")[2]
+        return Model(id=model, created=0, owned_by=_OWN, root=model, here=False)
+    if not name or not is_folder_name(name):
+        return None
+    return Model(id=shown_model(name), created=_since(Path(name)), owned_by=_OWN, root=shown_model(name), here=True)
 
 
 def find(name: str, settings: Settings) -> Model | None:

@@ -37,6 +37,7 @@ def begun(body: ResponsesRequest, model: str) -> ResponseRecord:
         temperature=body.temperature,
         text={"format": form},
         top_p=body.top_p,
+        metadata=body.metadata or {},
     )
 
 

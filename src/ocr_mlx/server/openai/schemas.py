@@ -22,7 +22,7 @@ _EXAMPLE: dict[str, Any] = {"model": "builtin", "temperature": 0.0}
 
 def _text_or_more(value: object) -> str:
     """Which of two forms a value has, so that an error is about that form and not about the other."""
-    return "text" if isinstance(value, str) else "more"
+    return "_text" if isinstance(value, str) else "_more"
 
 
 TextOrMore = Discriminator(_text_or_more)
@@ -50,7 +50,7 @@ class Part(BaseModel):
         description="`text`, `input_text`, `image_url`, `input_image`, `file` or `input_file`.", examples=["image_url"]
     )
     text: str | None = None
-    image_url: Annotated[Annotated[str, Tag("text")] | Annotated[Address, Tag("more")], TextOrMore] | None = Field(
+    image_url: Annotated[Annotated[str, Tag("_text")] | Annotated[Address, Tag("_more")], TextOrMore] | None = Field(
         default=None, description="`data:` URI or http(s) address, bare or as `{url}`."
     )
     file: FileData | None = None
@@ -60,10 +60,10 @@ class Part(BaseModel):
     file_id: str | None = Field(default=None, description="Not taken: nothing is uploaded beforehand.")
 
 
-Content = Annotated[Annotated[str, Tag("text")] | Annotated[list[Part], Tag("more")], TextOrMore]
+Content = Annotated[Annotated[str, Tag("_text")] | Annotated[list[Part], Tag("_more")], TextOrMore]
 OneStop = Annotated[str, Field(min_length=1, max_length=200)]
 Stop = Annotated[
-    Annotated[OneStop, Tag("text")] | Annotated[Annotated[list[OneStop], Field(max_length=16)], Tag("more")],
+    Annotated[OneStop, Tag("_text")] | Annotated[Annotated[list[OneStop], Field(max_length=16)], Tag("_more")],
     TextOrMore,
 ]
 
@@ -137,6 +137,10 @@ class Asking(BaseModel):
         default=None,
         description="Seconds that the model stays in memory afterwards; negative: for good, or until evicted.",
     )
+    timeout: Annotated[float, Field(gt=0.0, le=1e9, **FINITE)] | None = Field(
+        default=None, description="Seconds that reading a document may take from the moment the model is there."
+    )
+    fresh: bool | None = Field(default=None, description="Read every page again, also one that was read before.")
     tools: list[Any] | None = Field(default=None, description="Refused unless empty.")
     top_logprobs: int | None = Field(default=None, description="Refused above 0.")
 
@@ -171,12 +175,13 @@ class ResponsesRequest(Asking):
     model_config = ConfigDict(
         json_schema_extra={"examples": [_EXAMPLE | {"input": [{"role": "user", "content": _READ_THIS}]}]}
     )
-    input: Annotated[Annotated[str, Tag("text")] | Annotated[list[Message], Tag("more")], TextOrMore]
+    input: Annotated[Annotated[str, Tag("_text")] | Annotated[list[Message], Tag("_more")], TextOrMore]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=_WHOLE)] | None = Field(
         default=None, description="Most tokens per page."
     )
     text: TextOptions | None = None
+    metadata: dict[str, str] | None = Field(default=None, description="Comes back with the answer.")
     previous_response_id: str | None = Field(default=None, description="Refused: nothing is kept.")
     conversation: Any = Field(default=None, description="Refused: nothing is kept.")
     background: bool | None = Field(default=None, description="Refused when true.")
