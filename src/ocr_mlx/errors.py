@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-_LONGEST = 2000
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -24,17 +23,17 @@ class OcrMlxError(Exception):
     code = "error"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        self.message = _showable(message)
-        self.hint = _showable(hint)
+        self.message = showable(message)
+        self.hint = showable(hint)
         super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
 
 
-def _showable(text: str) -> str:
+def showable(text: str, most: int = 2000) -> str:
     """The text as any terminal, log and wire takes it: names out of files may be long, and hold any character."""
-    short = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    short = text if len(text) <= most else f"{text[:most]}…"
     return _UNSHOWABLE.sub("?", short)
 
 

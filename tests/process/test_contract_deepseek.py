@@ -124,9 +124,11 @@ def test_the_front_end(start: Start, folder: Path) -> None:
         following = pool.submit(follow, task)
         assert seen.wait(20)
         document = (folder / "document.pdf").read_bytes()
-        read = client.post("/api/ocr", files={"image": ("a.pdf", document)}, data={"task_id": task})
+        form = {"task_id": task, "mode": "gundam", "prompt": DEFAULT.replace("\n", "\r\n")}
+        read = client.post("/api/ocr", files={"image": ("a.pdf", document)}, data=form)
         following.result(60)
         assert read.status_code == 200 and read.headers["access-control-allow-origin"] == "http://localhost:5173"
+        assert read.json()["prompt"] == DEFAULT, "as a browser sends it, with other line breaks"
     steps = [json.loads(line.removeprefix("data: ")) for line in found if line.startswith("data: ")]
     assert list(dict.fromkeys(step["stage"] for step in steps)) == [
         "pending",

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from scripts.benchmark import families
 from scripts.builtin.score import error_rate
 
 from tests.process.curl import curl, needs_curl, own_port
@@ -100,6 +101,16 @@ def test_what_goes_wrong(start: Start, folder: Path) -> None:
 def test_the_services_own_model(start: Start, folder: Path) -> None:
     """A tiny checkpoint of random numbers under the real one's name: the words are noise."""
     port = serve(start, **hub_with(folder / "hub", LIGHTON), MODEL_NAME=LIGHTON)
+    assert asked(INFO, port)["model"] == LIGHTON
+    read = asked(INFERENCE.format("page.png") + " -F max_tokens=300", port)
+    assert read.get("model_version") == "lightonocr-2-1b" and read["text"], read
+
+
+@pytest.mark.slow
+def test_weights_that_are_here_already(start: Start, folder: Path) -> None:
+    """As `huggingface-cli download lightonai/LightOnOCR-2-1B --local-dir Model` leaves them."""
+    families.make("lighton_ocr", folder / "Model", tiny=True)
+    port = serve(start, MODEL_CACHE_DIR="Model", OCR_MLX_OFFLINE="1", OCR_MLX_FILE_ROOTS=str(folder / "in"))
     assert asked(INFO, port)["model"] == LIGHTON
     read = asked(INFERENCE.format("page.png") + " -F max_tokens=300", port)
     assert read.get("model_version") == "lightonocr-2-1b" and read["text"], read

@@ -27,7 +27,7 @@ from ocr_mlx.utils import ports
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("REFERENCE_PYTHON", sys.executable)
-NEEDED = "import transformers.cli.serve, torch, uvicorn, fastapi, openai"
+NEEDED = "import transformers.cli.serve, torch, accelerate, uvicorn, fastapi, openai"
 STARTS_WITHIN = 120.0
 
 

@@ -13,6 +13,7 @@ import pytest
 import ocr_mlx
 from ocr_mlx.domain import UNSET, DataUri, FilePath, OcrResult, Upload
 from ocr_mlx.errors import InvalidOption, SourceError
+from ocr_mlx.settings import Settings
 from tests.wire.fakes import FakeService
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,13 @@ def test_read_says_only_what_was_said(service: FakeService) -> None:
     [request] = service.requests
     assert (request.source, request.model, request.page_range) == (FilePath(path=Path("page.png")), "", "")
     assert request.overrides.temperature is UNSET and request.password is None
+
+
+def test_read_asks_the_engine_that_reads_instead(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(model_source="vllm", remote_endpoint="http://gpu:8001/v1")
+    monkeypatch.setattr(ocr_mlx, "_settings", lambda: settings)
+    ocr_mlx.read("page.png", model="lighton")
+    assert service.requests[0].model == "openai+http://gpu:8001/v1#lightonai/LightOnOCR-2-1B"
 
 
 def test_read_takes_paths_addresses_and_bytes(service: FakeService) -> None:

@@ -30,6 +30,18 @@ def test_settings_that_are_named_exist(name: str) -> None:
     assert named <= known()
 
 
+def test_the_capacity_plan_is_right_about_itself_and_the_readme_says_the_same() -> None:
+    plan = (ROOT / "docs" / "capacity.md").read_text("utf-8").partition("## Side by side")[2]
+    rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \| ([\d,]+) \| ([\d,]+) \|$", plan, re.MULTILINE)
+    assert len(rows) == 6
+    for name, a_second, busy, planned in rows:
+        a_day = int(busy.replace(",", ""))
+        assert float(a_second) * 86_400 == pytest.approx(a_day, rel=0.03), name
+        assert 0.7 * a_day == pytest.approx(int(planned.replace(",", "")), rel=0.05), name
+    told = (ROOT / "README.md").read_text("utf-8").partition("On paper, at 800 tokens a page")[2].partition("##")[0]
+    assert set(re.findall(r"\d+,000", told)) <= {planned for *_, planned in rows}
+
+
 def test_the_composition_is_whole() -> None:
     composed: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
     services = composed["services"]

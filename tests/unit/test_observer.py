@@ -40,6 +40,8 @@ def test_a_documents_line_counts_and_quotes_nothing(caplog: pytest.LogCaptureFix
         ("~/mine", "mine"),
         ("./mine", "mine"),
         ("models/of/mine", "mine"),
+        ("openai+http://gpu.lan:8000/v1#org/model", "org/model"),
+        ("openai+http://gpu.lan#mine", "mine"),
         ("two\nlines", "two\\nlines"),
         ("x" * 300, "x" * 100),
     ],

@@ -23,7 +23,7 @@ def test_the_settings_are_all_there_as_the_program_reads_them() -> None:
 
 def test_the_test_command_is_one_line() -> None:
     lines = [line for line in between("tests").splitlines() if line and not line.startswith("```")]
-    assert len(lines) == 1 and lines[0].endswith("pytest -q")
+    assert len(lines) == 1 and lines[0].endswith("pytest -q -n 2")
 
 
 def test_every_page_status_is_explained() -> None:

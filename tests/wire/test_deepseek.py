@@ -100,6 +100,14 @@ def test_the_limit_is_a_number_with_a_point() -> None:
     assert '"maxImageMb":15.0' in answer.text and answer.json()["defaultPrompt"] == "<image>\nRead."
 
 
+def test_the_limit_that_is_told_is_the_one_that_holds() -> None:
+    settings = Settings(deepseek_max_mb=200.0, max_file_mb=1, history_ttl=0)
+    with serving(FakeService(), settings) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/api/modes").json()["maxImageMb"] == 1.0
+        answer = send(client, PNG + b"x" * 1024 * 1024)
+    assert (answer.status_code, answer.json()) == (413, {"detail": "图片体积超过限制（1.0 MB）。"})
+
+
 def test_the_seven_keys_and_the_later_ones(client: httpx.Client, service: FakeService) -> None:
     service.behave = reads_a_title
     answer = send(client)
@@ -190,7 +198,9 @@ def test_a_whole_pdf_is_drawn_up_to_a_limit(client: httpx.Client, service: FakeS
         ("", DEFAULT, Prompt(mode="document-gundam")),
         (" \n", DEFAULT, Prompt(mode="document-gundam")),
         (DEFAULT, DEFAULT, Prompt(mode="document-gundam")),
+        (DEFAULT.replace("\n", "\r\n"), DEFAULT, Prompt(mode="document-gundam")),
         ("Free OCR.", "<image>\nFree OCR.", Prompt(mode="free-gundam")),
+        ("Two\r\nlines\r\n", "<image>\nTwo\nlines", Prompt(text="<image>\nTwo\nlines", mode="gundam")),
         ("What is it?", "<image>\nWhat is it?", Prompt(text="<image>\nWhat is it?", mode="gundam")),
         ("Read <image> now", "Read <image> now", Prompt(text="Read <image> now", mode="gundam")),
     ],
@@ -273,11 +283,34 @@ def test_an_unknown_mode_names_the_known_ones(client: httpx.Client, service: Fak
     answer = send(client, mode="huge")
     assert answer.status_code == 400 and not service.requests
     assert "huge" in answer.json()["detail"] and all(mode in answer.json()["detail"] for mode in MODES)
+    assert answer.headers["x-ocr-mlx-error"] == "invalid_option"
 
 
 def test_an_empty_file_is_400(client: httpx.Client) -> None:
     answer = send(client, b"")
     assert (answer.status_code, answer.json()) == (400, {"detail": "文件为空。"})
+    assert answer.headers["x-ocr-mlx-error"] == "unsupported_media"
+
+
+def test_unknown_fields_are_ignored(client: httpx.Client, service: FakeService) -> None:
+    files = {"image": ("page.png", PNG), "thumbnail": ("small.png", b"x")}
+    assert client.post("/api/ocr", files=files, data={"language": "en"}).status_code == 200
+    assert service.requests[0].source == Upload(data=PNG, name="page.png")
+
+
+def test_the_headers_tell_what_became_of_each_page(client: httpx.Client, service: FakeService) -> None:
+    bad = page(1, "", PageStatus.FAILED, error=PageError(code="bad_pdf", message="Page 2 is damaged."))
+    service.behave = lambda _request, _cancel: result(page(0, "one", PageStatus.TRUNCATED), bad)
+    answer = send(client, picture("PDF"))
+    assert (answer.status_code, answer.headers["x-ocr-mlx-status"]) == (200, "truncated,failed")
+    assert (answer.headers["x-ocr-mlx-pages"], answer.headers["x-ocr-mlx-error"]) == ("2", "bad_pdf")
+    assert [p["status"] for p in answer.json()["pages"]] == ["truncated", "failed"]
+
+
+def test_a_full_queue_says_when_to_come_back(client: httpx.Client, service: FakeService) -> None:
+    service.behave = raising(errors.QueueFull("Full.", seconds=16.2)).behave
+    answer = send(client)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "17")
 
 
 @pytest.mark.parametrize("sent", [{"files": {"other": b"x"}}, {"json": {"image": "x"}}])
@@ -305,12 +338,14 @@ def test_without_a_file_it_is_422(client: httpx.Client, sent: dict[str, object])
     ],
 )
 def test_what_goes_wrong_has_its_status(
-    client: httpx.Client, service: FakeService, error: OcrMlxError, status: int
+    client: httpx.Client, service: FakeService, error: OcrMlxError, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING", "ocr_mlx")
     service.behave = raising(error).behave
     answer = send(client)
     assert (answer.status_code, answer.json()) == (status, {"detail": str(error)})
     assert answer.headers["x-ocr-mlx-error"] == error.code
+    assert [record.getMessage() for record in caplog.records] == [f"failed: {error.code}"]
     if isinstance(error, errors.PageError | errors.DecodeError):
         bad = page(0, "", PageStatus.FAILED, error=PageError(code=error.code, message=str(error)))
         service.behave = lambda _request, _cancel: result(bad)

@@ -254,6 +254,8 @@ HOSTS = [
     "127.0.0.1:PORT, evil.example",
     "127.0.0.1:PORT evil.example",
     "127.0.0.1:PORT/",
+    "127.0.0.1:PORT:80",
+    "127.0.0.1:PORT:PORT",
     "127.0.0.1:",
     ":PORT",
     "2130706433:PORT",

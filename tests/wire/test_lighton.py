@@ -15,6 +15,7 @@ import pytest
 from ocr_mlx import errors
 from ocr_mlx.domain import UNSET, Block, OcrRequest, OcrResult, PageError, PageStatus, Upload
 from ocr_mlx.errors import OcrMlxError
+from ocr_mlx.server.choice import ModelChoice
 from ocr_mlx.server.lighton import convert, routes
 from ocr_mlx.server.running import EngineSlot
 from ocr_mlx.settings import Settings
@@ -72,8 +73,9 @@ def test_the_fields_beyond_the_contract(client: httpx.Client, service: FakeServi
 
 def test_blocks_are_the_models_own(client: httpx.Client, service: FakeService) -> None:
     block = Block(label="title", text="One", box=(1.4, 2.6, 30.0, 40.5), normalized=(0.1, 0.2, 0.3, 0.4))
-    service.behave = lambda _request, _cancel: lighton(page(0, "One", blocks=(block,)))
-    assert send(client).json()["blocks"] == [{"bbox": [1, 3, 30, 40], "category": "title", "text": "One"}]
+    service.behave = lambda _request, _cancel: lighton(page(0, "One", blocks=(block,)), page(2, "One", blocks=(block,)))
+    told = {"bbox": [1, 3, 30, 40], "category": "title", "text": "One"}
+    assert send(client).json()["blocks"] == [told | {"page": 0}, told | {"page": 2}]
 
 
 @pytest.mark.parametrize(("data", "kind"), [(b"%PDF-1.7\n", "PDF"), (PNG, "PNG")])
@@ -94,6 +96,31 @@ def test_exactly_the_limit_passes_and_one_more_byte_does_not(client: httpx.Clien
 def test_an_empty_file(client: httpx.Client, service: FakeService) -> None:
     answer = send(client, b"")
     assert (answer.status_code, answer.json()) == (400, {"detail": "Empty file"}) and not service.requests
+    assert answer.headers["x-ocr-mlx-error"] == "unsupported_media"
+
+
+def test_unknown_fields_are_ignored(client: httpx.Client, service: FakeService) -> None:
+    files = {"file": ("page.png", PNG), "thumbnail": ("small.png", b"x")}
+    assert client.post("/api/inference", files=files, data={"language": "en"}).status_code == 200
+    assert service.requests[0].source == Upload(data=PNG, name="page.png")
+
+
+def test_the_headers_tell_what_became_of_each_page(client: httpx.Client, service: FakeService) -> None:
+    bad = page(2, "", PageStatus.FAILED, error=PageError(code="bad_pdf", message="Page 3 is damaged."))
+    service.behave = lambda _request, _cancel: lighton(page(0, "one"), page(1, "two", PageStatus.TRUNCATED), bad)
+    answer = send(client)
+    assert (answer.status_code, answer.json()["text"]) == (200, "one\n\ntwo")
+    told = {name: answer.headers[f"x-ocr-mlx-{name}"] for name in ("pages", "status", "error", "model")}
+    assert told == {"pages": "3", "status": "ok,truncated,failed", "error": "bad_pdf", "model": LIGHTON}
+    service.behave = lambda _request, _cancel: lighton(bad)
+    refused = send(client)
+    assert (refused.status_code, refused.headers["x-ocr-mlx-status"]) == (400, "failed")
+
+
+def test_a_full_queue_says_when_to_come_back(client: httpx.Client, service: FakeService) -> None:
+    service.behave = raising(errors.QueueFull("Full.", seconds=16.2)).behave
+    answer = send(client)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "17")
 
 
 @pytest.mark.parametrize(
@@ -127,11 +154,18 @@ def test_without_a_file_it_is_422(client: httpx.Client, service: FakeService, se
     ],
 )
 def test_what_goes_wrong_has_its_status(
-    client: httpx.Client, service: FakeService, error: OcrMlxError, status: int, detail: str | None
+    client: httpx.Client,
+    service: FakeService,
+    error: OcrMlxError,
+    status: int,
+    detail: str | None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("WARNING", "ocr_mlx")
     service.behave = raising(error).behave
     answer = send(client)
     assert answer.status_code == status and answer.headers["x-ocr-mlx-error"] == error.code
+    assert [record.getMessage() for record in caplog.records] == [f"failed: {error.code}"]
     assert detail is None or answer.json() == {"detail": detail}
     if isinstance(error, errors.PageError | errors.DecodeError):
         bad = page(0, "", PageStatus.FAILED, error=PageError(code=error.code, message=str(error)))
@@ -227,3 +261,30 @@ def test_versions(model: str, told: str) -> None:
 def test_a_switched_model_is_told() -> None:
     with serving(FakeService(), Settings(device="cpu"), FakeJobs(current="got")) as url:
         assert httpx.get(f"{url}/info").json()["model"] == "stepfun-ai/GOT-OCR-2.0-hf"
+
+
+@pytest.mark.parametrize("named", ["", LIGHTON.lower(), "lighton", "me/own-lighton"])
+def test_weights_that_lie_in_the_folder_of_models_itself(tmp_path: Path, named: str) -> None:
+    config = tmp_path / "config.json"
+    settings = Settings(models_dir=tmp_path, model_name=named, contract="lighton", device="cpu")
+    service = FakeService(behave=lambda request, _cancel: replace(lighton(page()), model=request.model))
+    with serving(service, settings) as url, httpx.Client(base_url=url) as client:
+        asked = named if "/" in named else LIGHTON
+        assert (send(client).status_code, client.get("/info").json()["model"]) == (200, asked), "a cache"
+        config.write_text('{"model_type": "nougat"}')
+        send(client)
+        config.write_text('{"model_type": "mistral3", "architectures": ["LightOnOcrForConditionalGeneration"]}')
+        answer, told = send(client), client.get("/info").json()["model"]
+    assert [request.model for request in service.requests[1:]] == [named or LIGHTON, str(tmp_path)]
+    assert (answer.json()["model_version"], told) == (asked.lower().rpartition("/")[2], asked)
+    assert str(tmp_path) not in answer.text and tmp_path.name == answer.headers["x-ocr-mlx-model"]
+
+
+def test_weights_of_another_model_are_not_taken_for_those_that_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "mistral3", "architectures": ["LightOnOcrForConditionalGeneration"]}'
+    )
+    models = ModelChoice(Settings(models_dir=tmp_path, model_name="facebook/nougat-base"), lambda: None)
+    assert models.pick("facebook/nougat-base", "ocr_mlx") == "facebook/nougat-base"
+    assert models.pick("lightonai/LightOnOCR-2-1B-bbox", "lighton") == "lightonai/LightOnOCR-2-1B-bbox"
+    assert models.pick("", "lighton") == str(tmp_path)

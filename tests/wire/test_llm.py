@@ -102,11 +102,15 @@ def test_failures_say_what_failed(client: httpx.Client, service: FakeService, er
     assert answer.headers["x-ocr-mlx-error"] == error.code
 
 
-def test_a_failed_page_is_no_empty_success(client: httpx.Client, service: FakeService) -> None:
+def test_a_failed_page_is_no_empty_success(
+    client: httpx.Client, service: FakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "ocr_mlx")
     bad = page(0, "", PageStatus.FAILED, error=PageError(code="remote_failed", message="The engine failed."))
     service.behave = lambda _request, _cancel: result(bad)
     answer = client.post("/llm/ocr", json=KEYED)
     assert (answer.status_code, answer.json()) == (502, {"detail": "LLM OCR failed: The engine failed."})
+    assert [record.getMessage() for record in caplog.records] == ["failed: remote_failed"]
 
 
 @pytest.mark.parametrize(

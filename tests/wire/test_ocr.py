@@ -48,7 +48,15 @@ def test_success_is_plain_text_with_honest_headers(client: httpx.Client, service
 
 @pytest.mark.parametrize(
     ("media", "kind"),
-    [("image/png", "PNG"), ("image/jpeg", "JPEG"), ("image/webp", "WEBP"), ("application/pdf", "PDF")],
+    [
+        ("image/png", "PNG"),
+        ("image/jpeg", "JPEG"),
+        ("image/webp", "WEBP"),
+        ("application/pdf", "PDF"),
+        ("image/x-png", "PNG"),
+        ("image/svg+xml", "JPEG"),
+        ("", "PNG"),
+    ],
 )
 def test_data_uris(client: httpx.Client, service: FakeService, media: str, kind: str) -> None:
     service.behave = names_the_media
@@ -246,13 +254,15 @@ def failed(index: int = 0, code: str = "bad_image") -> object:
 
 
 def test_a_document_of_failed_pages_is_an_error_with_the_first_reason(
-    client: httpx.Client, service: FakeService
+    client: httpx.Client, service: FakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING", "ocr_mlx")
     service.behave = lambda _request, _cancel: result(failed(0, "bad_pdf"), failed(1))
     answer = client.post("/ocr", json=DATA)
     assert (answer.status_code, answer.text) == (422, "Page 0 is bad.")
     assert answer.headers["x-ocr-mlx-status"] == "failed,failed"
     assert answer.headers["x-ocr-mlx-error"] == "bad_pdf"
+    assert [record.getMessage() for record in caplog.records] == ["failed: bad_pdf"]
 
 
 def test_some_failed_pages_leave_the_text_of_the_others(client: httpx.Client, service: FakeService) -> None:
@@ -342,3 +352,16 @@ def test_a_body_that_cannot_be_parsed_says_what_would_be_right(client: httpx.Cli
 def test_a_name_beyond_all_paths_is_no_model(client: httpx.Client) -> None:
     answer = client.post("/ocr", json=DATA | {"model": "x" * 5000})
     assert answer.status_code == 404 and len(answer.text) < 500
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [("/home/me/models/own-4bit/", "own-4bit"), ("./own", "own"), ("org/name", "org/name"), ("builtin", "builtin")],
+)
+def test_answers_do_not_tell_where_a_model_lies(
+    client: httpx.Client, service: FakeService, model: str, told: str
+) -> None:
+    service.behave = lambda _request, _cancel: OcrResult(model=model, pages=(page(),), seconds=0.1)
+    assert client.post("/ocr", json=DATA).headers["x-ocr-mlx-model"] == told
+    lines = client.post("/ocr", json=DATA, headers={"Accept": "application/x-ndjson"}).text.splitlines()
+    assert {event["model"] for event in map(json.loads, lines) if "model" in event} == {told}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from ocr_mlx import endpoint
 from ocr_mlx.settings import Settings
 from tests.wire.fake_jobs import FakeJobs
 from tests.wire.fakes import FakeService, serving
@@ -71,6 +73,8 @@ def test_the_root_names_the_server(url: str) -> None:
 def test_openapi_is_at_both_addresses(url: str) -> None:
     first, second = httpx.get(f"{url}/openapi.json").json(), httpx.get(f"{url}/api/v1/openapi.json").json()
     assert first == second and first["info"]["title"] == "OCR MLX API"
+    for path in ("/openapi.json", "/api/v1/openapi.json"):
+        assert httpx.head(f"{url}{path}").status_code == 200
     assert {"OCRRequest", "HTTPValidationError", "ValidationError"} <= first["components"]["schemas"].keys()
 
 
@@ -155,6 +159,42 @@ def test_a_foreign_origin_is_refused_and_never_reflected(url: str) -> None:
         assert answer.status_code == 403
         assert "access-control-allow-origin" not in answer.headers
         assert "access-control-allow-credentials" not in answer.headers
+
+
+APP = {"Origin": "null", "User-Agent": "tauri-plugin-http/2.4.3"}
+"""What Tauri's HTTP client says for an app whose pages are at tauri://localhost."""
+
+
+def test_the_client_of_a_tauri_app_may_call(url: str) -> None:
+    assert httpx.post(f"{url}/ocr", headers=APP, json=DATA).status_code == 200
+    assert httpx.get(f"{url}/health", headers=APP).text == "OK!!!"
+
+
+@pytest.mark.parametrize(
+    "also",
+    [
+        {"User-Agent": "Mozilla/5.0 tauri-plugin-http/2.4.3"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"Origin": "https://evil.example"},
+    ],
+)
+def test_who_is_not_that_client_is_refused(url: str, also: dict[str, str]) -> None:
+    assert httpx.post(f"{url}/ocr", headers=APP | also, json=DATA).status_code == 403
+
+
+def test_no_page_may_pass_for_that_client(url: str) -> None:
+    """A page that would choose its User-Agent makes the browser ask first, and the browser then says who it is."""
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,user-agent"}
+    refused = httpx.options(f"{url}/ocr", headers={"Origin": "null", "User-Agent": "Mozilla/5.0"} | asked)
+    assert refused.status_code == 403 and "access-control-allow-origin" not in refused.headers
+    for path in ("/shutdown", "/logs"):
+        assert httpx.get(f"{url}{path}", headers=APP).status_code == 403
+
+
+def test_where_tauris_origins_are_not_allowed_its_client_is_not_either() -> None:
+    with serving(FakeService(), Settings(allowed_origins=("https://app.example",))) as url:
+        assert httpx.post(f"{url}/ocr", headers=APP, json=DATA).status_code == 403
 
 
 def test_an_allowed_origin_may_call_and_read(url: str) -> None:
@@ -248,9 +288,33 @@ def test_without_its_redis_a_server_is_not_ready(up: bool, status: int) -> None:
 def test_the_root_under_a_contract(contract: str, key: str, value: str) -> None:
     settings = Settings.from_env({}, contract=contract)
     with serving(FakeService(), settings) as url:
-        assert httpx.get(url).json()[key] == value
+        about = httpx.get(url).json()
+        assert (about[key], about["docs"], about["health"]) == (value, "/docs", "/health")
         health = httpx.get(f"{url}/health").json()
         assert health["status"] == ("healthy" if contract == "jobs" else "ok")
     named = Settings.from_env({"PROJECT_NAME": "Scans"}, contract=contract)
     with serving(FakeService(), named) as url:
         assert httpx.get(url).json()["name"] == "Scans"
+
+
+def test_health_under_the_deepseek_contract() -> None:
+    with serving(FakeService(), Settings.from_env({}, contract="deepseek")) as url:
+        health = httpx.get(f"{url}/health").json()
+    assert (health["status"], health["modelLoaded"]) == ("ok", False)
+    assert health["modes"] == ["gundam", "base", "small", "tiny", "large"]
+
+
+def test_health_under_the_oldest_contract() -> None:
+    with serving(FakeService(), Settings.from_env({}, contract="ocr_mlx")) as url:
+        assert httpx.get(f"{url}/health").content == b"OK!!!"
+
+
+def test_models_that_are_none_are_told_as_the_server_starts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gone = tmp_path / "gone"
+    endpoint._check_model(Settings(model="nuogat", model_name="builtin", deepseek_model=gone))
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2 and "nougat" in told[0] and "'gone'" in told[1] and str(tmp_path) not in told[1]
+    caplog.clear()
+    endpoint._check_model(Settings(deepseek_model=gone, redis_url="redis://queue"))
+    endpoint._check_model(Settings(model="openai+http://gpu:8000/v1#m", deepseek_model=tmp_path))
+    assert not caplog.records, "workers have the folder, an engine elsewhere the model"

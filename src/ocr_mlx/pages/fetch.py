@@ -50,7 +50,7 @@ def check_size(size: int, most: int) -> None:
     if size > most:
         raise SourceTooLarge(
             f"The document is larger than {_in_megabytes(most)}.",
-            hint="Split it, shrink it, or raise the limit on bytes.",
+            hint="Split it, shrink it, or raise OCR_MLX_MAX_FILE_MB.",
         )
 
 

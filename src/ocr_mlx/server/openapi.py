@@ -1,7 +1,7 @@
 """The application's description.
 
-Two operations that share path and method, and differ in their body, become one; streams tell what an event is; and what
-the guards answer before any route does (`guard.py`) is told of all.
+Two operations that share path and method, and differ in their body, become one; streams tell what an event is, forms which
+fields are files; and what the guards answer before any route does (`guard.py`) is told of all.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from fastapi.routing import iter_route_contexts
 
 Operation = dict[str, Any]
 GUARDS = {
+    "400": "A header field, or the body, cannot be read",
     "401": "A token is needed",
     "403": "The Host or Origin is not allowed",
     "408": "The rest of the request never came",
@@ -43,6 +44,7 @@ def install(app: FastAPI) -> None:
             described = plain()
             _join(described, app)
             _complete(described)
+            _tell_of_files(described)
         return plain()
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -89,3 +91,17 @@ def _complete(described: dict[str, Any]) -> None:
             for status, words in GUARDS.items():
                 answers.setdefault(status, {"description": words, "content": content})
             operation["responses"] = dict(sorted(answers.items()))
+
+
+def _tell_of_files(described: dict[str, Any]) -> None:
+    """Say of forms' fields which are files, in the words that all tools know; no field of a form can be null."""
+    for operations in described["paths"].values():
+        for operation in operations.values():
+            form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
+            if form is None:
+                continue
+            schema = described["components"]["schemas"][form["schema"]["$ref"].rpartition("/")[2]]
+            for field in schema["properties"].values():
+                field |= next((one for one in field.pop("anyOf", ()) if one != {"type": "null"}), {})
+                if "contentMediaType" in field:
+                    field["format"] = "binary"

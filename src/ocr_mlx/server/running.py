@@ -226,13 +226,20 @@ class _Told:
 
     def __init__(self) -> None:
         self.queue = asyncio.Queue[Event | None]()
-        self.first: asyncio.Future[Event | None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.started: asyncio.Future[Event | None] = loop.create_future()
+        """DocumentStarted, None where reading ended before that."""
+        self.first: asyncio.Future[Event | None] = loop.create_future()
         """The first event that is about a page, None where reading ended before that."""
 
     def put(self, event: Event | None) -> None:
         self.queue.put_nowait(event)
-        if not isinstance(event, ModelProgress | DocumentStarted) and not self.first.done():
-            self.first.set_result(event)
+        if isinstance(event, ModelProgress):
+            return
+        reached = self.started if isinstance(event, DocumentStarted) else self.first
+        for future in (reached,) if event else (self.started, self.first):
+            if not future.done():
+                future.set_result(event)
 
 
 class Reading:
@@ -255,34 +262,31 @@ class Reading:
         self._check = check
         self._forget = forget
 
-    async def opened(self, receive: Receive) -> DocumentStarted:
-        """Wait until the document is open and its model loaded, so that a status can be answered. Raises what reading raises.
+    async def opened(self, receive: Receive, seconds: float) -> DocumentStarted | None:
+        """Wait until the document is open and its model loaded, for `seconds` at most: None where that takes longer.
 
-        `receive` says when the client has gone, which cancels.
+        `receive` says when the client has gone, which cancels. Raises what reading raises before that.
         """
-        try:
-            return await _unless_gone(asyncio.ensure_future(self._started()), receive, self._cancel)
-        except BaseException:
-            self.close()
-            raise
+        event = await self._reached(self._told.started, receive, seconds)
+        return event if isinstance(event, DocumentStarted) else None
 
     async def begun(self, receive: Receive, seconds: float) -> None:
-        """Wait until the first page is begun, for `seconds` at most. Raises what reading raises before that.
+        """Wait until the first page is begun, for `seconds` at most. Raises what reading raises before that."""
+        await self._reached(self._told.first, receive, seconds)
 
-        `events` then has every event, those of the model on its way among them.
-        """
-        first = self._told.first
+    async def _reached(self, point: asyncio.Future[Event | None], receive: Receive, seconds: float) -> Event | None:
         try:
-            waited = asyncio.ensure_future(asyncio.wait({first}, timeout=seconds))
+            waited = asyncio.ensure_future(asyncio.wait({point}, timeout=seconds))
             await _unless_gone(waited, receive, self._cancel)
-            if first.done() and first.result() is None:
+            if point.done() and point.result() is None:
                 await self._work
+            return point.result() if point.done() else None
         except BaseException:
             self.close()
             raise
 
     async def events(self) -> AsyncIterator[Event]:
-        """The events after DocumentStarted (all of them after `begun`), the last is DocumentDone.
+        """All events, also those that were waited for; the last is DocumentDone.
 
         Raises OcrMlxError when reading fails on the way.
         """
@@ -300,13 +304,6 @@ class Reading:
         self._work.add_done_callback(
             lambda done: done.cancelled() or done.exception()
         )  # told, so not "never retrieved"
-
-    async def _started(self) -> DocumentStarted:
-        while (event := await self._queue.get()) is not None:
-            if isinstance(event, DocumentStarted):
-                return event
-        await self._work
-        raise ShuttingDown("The document ended before it began.", hint="Repeat the request.")
 
 
 async def _unless_gone(work: asyncio.Future[T], receive: Receive, cancel: threading.Event) -> T:

@@ -110,7 +110,7 @@ async def index(context: Context) -> Response:
     return JSONResponse(about | dict(ABOUT.get(settings.contract, {})) | named)
 
 
-@router.get("/api/v1/openapi.json", tags=["service"], include_in_schema=False)
+@router.api_route("/api/v1/openapi.json", methods=["GET", "HEAD"], tags=["service"], include_in_schema=False)
 async def openapi(request: Request) -> JSONResponse:
     """The same document as at /openapi.json."""
     return JSONResponse(request.app.openapi())

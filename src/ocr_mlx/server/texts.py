@@ -1,4 +1,4 @@
-"""What the routes share that take an address in JSON and answer with plain text."""
+"""What the routes share that read while the client waits: addresses in JSON, and headers that tell of each page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from ocr_mlx.domain import OcrResult, Source
 from ocr_mlx.errors import SourceError
+from ocr_mlx.observer import shown_model
 from ocr_mlx.pages.source import parse_source
 
 FORMS = ("file:", "http:", "https:", "data:")
@@ -31,7 +32,7 @@ def headers(result: OcrResult) -> dict[str, str]:
     told = {
         "X-OCR-MLX-Pages": str(len(statuses)),
         "X-OCR-MLX-Status": listed,
-        "X-OCR-MLX-Model": quote(result.model, safe="/:@ ~", errors="replace"),
+        "X-OCR-MLX-Model": quote(shown_model(result.model), safe="/:@ ~", errors="replace"),
     }
     reason = next((page.error.code for page in result.pages if page.error), "")
     return told | ({"X-OCR-MLX-Error": reason} if reason else {})

@@ -33,6 +33,11 @@ async def content(file: UploadFile, *, most_mb: float) -> Upload:
     return Upload(data=await file.read(), name=bare_name(file.filename or ""))
 
 
+def plain_lines(text: str) -> str:
+    """A field's text with the line breaks that its user meant: browsers send those of a form as CR LF."""
+    return text.replace("\r\n", "\n")
+
+
 def bare_name(name: str) -> str:
     """The last part of a file's name, printable, without any folder."""
     last = PureWindowsPath(PurePosixPath(name.replace("\x00", "")).name).name

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from ocr_mlx.domain import Prompt
 from ocr_mlx.server.deepseek.schemas import ModeInfo
+from ocr_mlx.server.uploads import plain_lines
 from ocr_mlx.settings import DEEPSEEK_MODES, NATIVE, Settings
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _info(label: str, description: str, base: int, image: int, crop: bool, speed
 
 def effective(prompt: str, settings: Settings) -> str:
     """The prompt as it is used and told: the default for a blank one, with a place for the picture."""
-    text = prompt.strip() or settings.deepseek_prompt
+    text = plain_lines(prompt).strip() or settings.deepseek_prompt
     return text if IMAGE in text else f"{IMAGE}\n{text}"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
 from ocr_mlx.domain import UNSET, DecodeOverrides, OcrRequest, Upload
-from ocr_mlx.errors import OcrMlxError, SourceTooLarge, UnsupportedMedia
+from ocr_mlx.errors import InvalidOption, OcrMlxError, SourceTooLarge, UnsupportedMedia
 from ocr_mlx.outputs.outcome import failure
 from ocr_mlx.pages import media
 from ocr_mlx.server import uploads
@@ -22,8 +23,11 @@ from ocr_mlx.server.deepseek import convert, modes, pictures, tasks
 from ocr_mlx.server.deepseek.history import History
 from ocr_mlx.server.deepseek.pictures import Picture
 from ocr_mlx.server.deps import ServerContext
-from ocr_mlx.server.errors import CODE_HEADER, kind_of_code
+from ocr_mlx.server.errors import CODE_HEADER, kind_of_code, when
+from ocr_mlx.server.texts import headers
 from ocr_mlx.settings import DEEPSEEK_MODES
+
+log = logging.getLogger(__name__)
 
 SERVICE = "deepseek"
 EMPTY = "文件为空。"
@@ -71,16 +75,16 @@ class Reader:
                 page_range=form.pages,
                 password=form.password,
             )
-            data = await self._read(receive, wanted, asked, upload.data, kind)
+            answer = await self._read(receive, wanted, asked, upload.data, kind)
         except BaseException as problem:
             self._task.fail(str(problem.detail) if isinstance(problem, HTTPException) else "识别失败。")
             raise
         self._task.complete()
-        return Response(data, media_type="application/json")
+        return answer
 
     async def _read(
         self, receive: Receive, wanted: OcrRequest, asked: convert.Asked, source: bytes, kind: media.Kind
-    ) -> bytes:
+    ) -> Response:
         listener = tasks.Listener(self._task)
         self._task.say(tasks.PREPARING)
 
@@ -98,12 +102,12 @@ class Reader:
         try:
             result = await self._context.runner.run(prepare, receive, listener.on_event)
         except OcrMlxError as error:
-            _refuse(type(error), str(error))
-        bad = failure(result)
+            _refuse(type(error), str(error), when(error))
+        told, bad = headers(result), failure(result)
         if bad is not None:
-            _refuse(kind_of_code(bad.code), bad.message)
+            _refuse(kind_of_code(bad.code), bad.message, told)
         self._task.say(listener.finishing())
-        return await run_in_threadpool(finish)
+        return Response(await run_in_threadpool(finish), media_type="application/json", headers=told)
 
     def _draw(self, wanted: OcrRequest) -> Sequence[Picture | None]:
         """The pages; none where the document was read and yet cannot be drawn."""
@@ -113,7 +117,8 @@ class Reader:
             return ()
 
     async def _checked(self, file: UploadFile) -> Upload:
-        most = self._context.settings.deepseek_max_mb
+        settings = self._context.settings
+        most = min(settings.deepseek_max_mb, settings.max_file_mb)
         try:
             return await uploads.content(file, most_mb=most)
         except SourceTooLarge as error:
@@ -123,7 +128,7 @@ class Reader:
 def _kind(upload: Upload) -> media.Kind:
     """What the bytes are. Raises 400 for what is neither an image nor a PDF."""
     if not upload.data:
-        raise HTTPException(400, EMPTY)
+        raise HTTPException(400, EMPTY, headers={CODE_HEADER: UnsupportedMedia.code})
     kind = media.detect(upload.data)
     if kind is None:
         raise HTTPException(400, convert.NOT_A_PAGE, headers={CODE_HEADER: UnsupportedMedia.code})
@@ -134,10 +139,14 @@ def _mode(name: str) -> str:
     """The mode, in any case. Raises 400 with the names that there are."""
     mode = name.strip().lower() or modes.DEFAULT_MODE
     if mode not in DEEPSEEK_MODES:
-        raise HTTPException(400, f"未知的模式：{convert.sound(mode)}。可用的模式：{'、'.join(DEEPSEEK_MODES)}。")
+        known = "、".join(DEEPSEEK_MODES)
+        told = f"未知的模式：{convert.sound(mode)}。可用的模式：{known}。"
+        raise HTTPException(400, told, headers={CODE_HEADER: InvalidOption.code})
     return mode
 
 
-def _refuse(kind: type[OcrMlxError], message: str) -> NoReturn:
+def _refuse(kind: type[OcrMlxError], message: str, more: Mapping[str, str]) -> NoReturn:
+    """Raise the answer to an error; `more` are further headers."""
+    log.warning("failed: %s", kind.code)
     status, detail = convert.refusal(kind, message)
-    raise HTTPException(status, detail, headers={CODE_HEADER: kind.code})
+    raise HTTPException(status, detail, headers={**more, CODE_HEADER: kind.code})

@@ -53,7 +53,9 @@ STREAM: dict[int | str, dict[str, Any]] = {
 FILES: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
-            kind: {"schema": {"type": "string"}} for kind in ("text/markdown", "application/json", "text/plain")
+            "text/markdown": {"schema": {"type": "string"}},
+            "application/json": {"schema": {"type": "object"}},
+            "text/plain": {"schema": {"type": "string"}},
         },
         "description": "The file, as an attachment",
     },
@@ -95,9 +97,8 @@ OwnShelf = Annotated[Shelf, Depends(_shelf_of)]
 async def get_modes(context: Context) -> Modes:
     """The modes, the prompt that is used when there is none, and the limit."""
     settings = context.settings
-    return Modes(
-        default_prompt=settings.deepseek_prompt, modes=modes.table(), max_image_mb=float(settings.deepseek_max_mb)
-    )
+    most = float(min(settings.deepseek_max_mb, settings.max_file_mb))
+    return Modes(default_prompt=settings.deepseek_prompt, modes=modes.table(), max_image_mb=most)
 
 
 @router.post("/api/ocr", tags=["deepseek"], response_model=OcrAnswer, responses=FAILURES)
@@ -116,7 +117,8 @@ async def read(
 ) -> Response:
     """Read an image or all pages of a PDF, sent as `image` (or `file`): text, the model's own words, layout, pages.
 
-    The bytes decide what the file is.
+    The bytes decide what the file is. The headers `X-OCR-MLX-Pages`, `X-OCR-MLX-Status` and `X-OCR-MLX-Error` say what
+    became of each page, and so does each page's `status`.
     """
     reader = Reader(context, shelf.history, shelf.tasks.begin(task_id), time.monotonic())
     form = ReadForm(

@@ -12,7 +12,7 @@ from ocr_mlx.errors import OcrMlxError
 from ocr_mlx.server.choice import ModelChoice
 from ocr_mlx.server.errors import status_of
 from ocr_mlx.server.lighton.schemas import Block, Inference
-from ocr_mlx.settings import Settings
+from ocr_mlx.settings import NATIVE, Settings
 
 SERVICE = "lighton"
 _DAMAGED = (errors.BadImage, errors.BadPdf, errors.PdfLocked, errors.UnsupportedMedia)
@@ -32,22 +32,29 @@ def to_request(
     )
 
 
-def to_answer(result: OcrResult, *, remote: bool) -> Inference:
+def to_answer(result: OcrResult, settings: Settings, *, remote: bool) -> Inference:
     """What goes out; `remote` says whether another engine read it."""
-    return Inference(
-        text=sound(result.text), blocks=list(_blocks(result)), model_version=version(result.model, remote=remote)
-    )
+    model = version(asked_name(result.model, settings), remote=remote)
+    return Inference(text=sound(result.text), blocks=list(_blocks(result)), model_version=model)
 
 
 def _blocks(result: OcrResult) -> Iterator[Block]:
     for page in result.pages:
         for block in page.blocks:
-            yield Block(bbox=[round(edge) for edge in block.box], category=sound(block.label), text=sound(block.text))
+            box = [round(edge) for edge in block.box]
+            yield Block(bbox=box, category=sound(block.label), text=sound(block.text), page=page.index)
 
 
 def version(model: str, *, remote: bool) -> str:
     """A model as this service writes versions: the last part of its id, in small letters; `-vllm` for a remote one."""
     return _last(model).lower() + ("-vllm" if remote else "")
+
+
+def asked_name(model: str, settings: Settings) -> str:
+    """A model as it was asked for; only where the folder of models is itself the model is it called otherwise there."""
+    from ocr_mlx.model.registry import resolve_name
+
+    return resolve_name(settings.model_name or NATIVE[SERVICE]) if model == str(settings.models_dir) else model
 
 
 def model_name(model: str) -> str:

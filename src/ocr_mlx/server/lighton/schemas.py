@@ -15,6 +15,7 @@ class Block(BaseModel):
     )
     category: str | None = Field(default=None, description="The model's word for what it is.")
     text: str | None = Field(default=None, description="What stands there.")
+    page: int = Field(default=0, description="The page that it is on; the first is 0.")
 
 
 class Inference(BaseModel):

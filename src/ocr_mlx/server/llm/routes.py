@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,6 +16,7 @@ from ocr_mlx.server.llm import convert
 from ocr_mlx.server.llm.schemas import LLMOCRRequest
 from ocr_mlx.server.texts import headers
 
+log = logging.getLogger(__name__)
 router = APIRouter()
 
 
@@ -50,10 +52,12 @@ async def llm_ocr(body: LLMOCRRequest, request: Request, context: Context) -> Re
     try:
         result = await context.runner.run(lambda: convert.to_request(body, context.settings), request.receive)
     except OcrMlxError as error:
+        log.warning("failed: %s", error.code)
         return answer(request.scope, status_of(type(error)), _told(str(error)), code=error.code, headers=when(error))
     told, bad = headers(result), failure(result)
     if bad is None:
         return PlainTextResponse(convert.clean(result.text).encode("utf-8", "replace"), headers=told)
+    log.warning("failed: %s", bad.code)
     return answer(request.scope, status_of_code(bad.code), _told(bad.message), code=bad.code, headers=told)
 
 

@@ -21,6 +21,7 @@ from ocr_mlx.domain import (
     TextRewind,
 )
 from ocr_mlx.errors import OcrMlxError
+from ocr_mlx.observer import shown_model
 from ocr_mlx.outputs.formats import page_record, usage_record
 from ocr_mlx.outputs.outcome import failure
 from ocr_mlx.server.errors import status_of, status_of_code
@@ -46,7 +47,7 @@ class Records:
             case ModelProgress():
                 return [_progress(event)]
             case DocumentStarted():
-                return [{"event": "document_started", "model": event.model, "pages": list(event.pages)}]
+                return [{"event": "document_started", "model": shown_model(event.model), "pages": list(event.pages)}]
             case PageStarted():
                 return [{"event": "page_started", "page": event.page}]
             case TextDelta():
@@ -106,7 +107,7 @@ def _error(code: str, message: str, status: int) -> Record:
 
 
 def _progress(event: ModelProgress) -> Record:
-    told: Record = {"event": "model_progress", "model": event.model, "stage": event.stage}
+    told: Record = {"event": "model_progress", "model": shown_model(event.model), "stage": event.stage}
     told |= {"done": event.done, "total": event.total}
     return told | ({"licence": event.licence} if event.licence else {})
 
@@ -118,7 +119,7 @@ def _done(result: PageResult) -> Record:
 def _end(result: OcrResult) -> Record:
     return {
         "event": "document_done",
-        "model": result.model,
+        "model": shown_model(result.model),
         "statuses": [page.status.value for page in result.pages for _ in (page.index, *page.following)],
         "usage": usage_record(result),
         "seconds": round(result.seconds, 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,6 +17,7 @@ from ocr_mlx.server.ocr.events import NAMES
 from ocr_mlx.server.ocr.schemas import OCRRequest
 from ocr_mlx.server.texts import headers
 
+log = logging.getLogger(__name__)
 router = APIRouter()
 
 
@@ -76,4 +78,5 @@ async def ocr(body: OCRRequest, request: Request, context: Context) -> Response:
     bad = failure(result)
     if bad is None:
         return PlainTextResponse(result.text.encode("utf-8", "replace"), headers=told)
+    log.warning("failed: %s", bad.code)
     return answer(request.scope, status_of_code(bad.code), bad.message, code=bad.code, headers=told)
