@@ -219,6 +219,18 @@ def test_preflight(url: str) -> None:
     assert httpx.options(f"{url}/ocr", headers={"Origin": "https://evil.example"} | asked).status_code == 403
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/ocr"])
+def test_an_allowed_origin_may_send_what_its_client_adds(url: str, path: str) -> None:
+    """OpenAI's package for browsers tells the system that it runs on in header fields of its own."""
+    names = "authorization,content-type,x-stainless-lang,x-stainless-runtime-version,x-stainless-retry-count"
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": names}
+    answer = httpx.options(f"{url}{path}", headers={"Origin": "tauri://localhost"} | asked)
+    assert answer.status_code == 200
+    assert set(names.split(",")) <= set(answer.headers["access-control-allow-headers"].lower().split(","))
+    for origin in ("null", "https://evil.example"):
+        assert httpx.options(f"{url}{path}", headers={"Origin": origin} | asked).status_code == 403
+
+
 def test_the_token_is_asked_for_everywhere_but_at_health(guarded: str) -> None:
     for path in ("/health", "/livez", "/readyz"):
         assert httpx.get(f"{guarded}{path}").status_code in (200, 503)

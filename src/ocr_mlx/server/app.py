@@ -97,7 +97,7 @@ class Cors:
                 app,
                 allow_origins=tuple(origins),
                 allow_methods=("GET", "POST", "DELETE"),
-                allow_headers=("Authorization", "Content-Type", "Last-Event-ID", "X-Request-ID"),
+                allow_headers=("*",),  # clients add their own, as OpenAI's for browsers does
                 expose_headers=EXPOSED,
                 allow_private_network=True,
             )
