@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ocr_mlx.errors import DownloadFailed
 
-_WORKS_NOW: Final = "`--model builtin` works right now."
+_WORKS_NOW: Final = "The model `builtin` works right now."
 
 
 @contextmanager
@@ -36,7 +36,8 @@ def translated(errors: Any, repo: str, revision: str | None, by_hand: str) -> It
     except (*errors.HfHubHTTPError.__bases__, httpx.HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename:
             raise DownloadFailed(
-                f"{repo} could not be stored in {error.filename}: {error.strerror}.", hint="Check room and rights."
+                f"{repo} could not be stored: {error.strerror}.",
+                hint="Check room and rights in the folder of models (OCR_MLX_MODELS_DIR).",
             ) from error
         raise DownloadFailed(f"{repo}{at} could not be fetched: {_reason(error)}.", hint=by_hand) from error
 
@@ -47,7 +48,7 @@ def by_hand(repo: str, *, is_base: bool) -> str:
     fetched = f"Where there is a network: `hf download {repo} --local-dir {folder}`"
     if is_base:
         return f"{fetched}, and the adapter alike; bring both folders here, side by side, and name the adapter's."
-    return f"{fetched}; bring that folder here and use `--model ./{folder}`. {_WORKS_NOW}"
+    return f"{fetched}; bring that folder here and name it as the model: `./{folder}`. {_WORKS_NOW}"
 
 
 def check_space(folder: Path, needed: int, repo: str) -> None:

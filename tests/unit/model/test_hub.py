@@ -214,7 +214,7 @@ def test_without_a_network_the_hint_says_how_to_go_on(local: Hub) -> None:
         gone(local).find("tiny")
     assert "someone/tiny could not be fetched: the hub cannot be reached" in caught.value.message
     assert "hf download someone/tiny --local-dir tiny" in caught.value.hint
-    assert "--model builtin" in caught.value.hint
+    assert "model `builtin` works" in caught.value.hint
 
 
 def test_offline_asks_nothing(local: Hub, server: FakeHub) -> None:
@@ -252,7 +252,7 @@ def test_what_the_hub_refuses_is_told_apart(local: Hub, server: FakeHub, denied:
     server.denied = denied
     with pytest.raises(DownloadFailed, match=message) as caught:
         local.find("tiny")
-    assert "--model builtin" in caught.value.hint
+    assert "model `builtin` works" in caught.value.hint
 
 
 def test_a_refusal_does_not_take_away_what_is_cached(local: Hub, server: FakeHub) -> None:
@@ -300,11 +300,12 @@ def test_a_repository_without_weights_is_told_before_the_download(local: Hub, se
         local.find("tiny")
 
 
-def test_a_cache_that_cannot_be_written_is_named(local: Hub, server: FakeHub) -> None:
+def test_a_cache_that_cannot_be_written_is_told_without_its_place(local: Hub, server: FakeHub) -> None:
     assert local.cache_dir is not None
     local.cache_dir.write_text("a file")
-    with pytest.raises(DownloadFailed, match="could not be stored"):
+    with pytest.raises(DownloadFailed, match="could not be stored") as caught:
         local.find("tiny")
+    assert "OCR_MLX_MODELS_DIR" in caught.value.hint and str(local.cache_dir) not in str(caught.value)
 
 
 # --- the list --------------------------------------------------------------------------------------------------------
