@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from ocr_mlx import endpoint
+from ocr_mlx.observer import Observer
 from ocr_mlx.settings import Settings
 from tests.wire.fake_jobs import FakeJobs
 from tests.wire.fakes import FakeService, serving
@@ -330,3 +332,12 @@ def test_models_that_are_none_are_told_as_the_server_starts(tmp_path: Path, capl
     endpoint._check_model(Settings(deepseek_model=gone, redis_url="redis://queue"))
     endpoint._check_model(Settings(model="openai+http://gpu:8000/v1#m", deepseek_model=tmp_path))
     assert not caplog.records, "workers have the folder, an engine elsewhere the model"
+
+
+def test_the_program_itself_is_out_of_the_collectors_sight(tmp_path: Path) -> None:
+    service = endpoint._build(Settings(history_dir=tmp_path), Observer())
+    try:
+        assert gc.get_freeze_count() > len(gc.get_objects())
+    finally:
+        gc.unfreeze()
+        service.close()
