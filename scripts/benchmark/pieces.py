@@ -92,11 +92,16 @@ VISION = {
 }
 """Nougat's encoder; what a graph no longer has counts with what calls it."""
 STEP = {
-    "matrix products": _PRODUCTS,
-    "norms": ("mlx.nn:LayerNorm.__call__",),
-    "cache": (f"{_LAYERS}.kv_cache:BatchKVCache.append",),
-    "attention": (f"{_NOUGAT}.decoder:Attention.__call__", f"{_NOUGAT}.decoder:Attention.keys_values"),
-    "activation and sums": (f"{_NOUGAT}.decoder:Layer.__call__",),
+    "matrix products": (*_PRODUCTS, f"{_NOUGAT}.decoder_step:linear"),
+    "norms": ("mlx.nn:LayerNorm.__call__", f"{_NOUGAT}.decoder_step:layer_norm"),
+    "cache": (f"{_LAYERS}.kv_cache:BatchKVCache.append", f"{_LAYERS}.kv_cache:BatchKVCache.append_on_host"),
+    "attention": (
+        f"{_NOUGAT}.decoder:Attention.__call__",
+        f"{_NOUGAT}.decoder:Attention.keys_values",
+        f"{_NOUGAT}.decoder_step:_text",
+        f"{_NOUGAT}.decoder_step:_attend",
+    ),
+    "activation and sums": (f"{_NOUGAT}.decoder:Layer.__call__", f"{_NOUGAT}.decoder_step:step"),
     "head": (f"{_NOUGAT}.decoder:MBartForCausalLM.__call__",),
 }
 """One step of Nougat's decoder."""

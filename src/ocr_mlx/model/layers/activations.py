@@ -19,6 +19,16 @@ def activation(name: str) -> Activation:
     return _BY_NAME[name]
 
 
+def activate(function: Activation, x: Floats) -> Floats:
+    """The function of float32 `x` on a CPU, without mlx where there is a way."""
+    on_host = _ON_HOST.get(function)
+    if on_host is None:
+        return np.asarray(function(mx.array(x)))
+    out = np.empty_like(x)
+    on_host(x, out)
+    return out
+
+
 def silu(x: mx.array) -> mx.array:
     """x times its logistic function. On a CPU numpy's exponential takes a tenth of mlx's time."""
     return elementwise(x, _silu_on_host) if _for_numpy(x) else nn.silu(x)
@@ -101,6 +111,11 @@ def _quick_gelu(x: mx.array) -> mx.array:
     return elementwise(x, _quick_gelu_on_host) if _for_numpy(x) else x * mx.sigmoid(1.702 * x)
 
 
+_ON_HOST: dict[Activation, Callable[[Floats, Floats], None]] = {
+    silu: _silu_on_host,
+    _gelu: _gelu_on_host,
+    _quick_gelu: _quick_gelu_on_host,
+}
 _BY_NAME: dict[str, Activation] = {
     "gelu": _gelu,
     "gelu_python": _gelu,

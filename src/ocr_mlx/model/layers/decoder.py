@@ -15,8 +15,10 @@ import numpy as np
 from mlx import nn
 
 from ocr_mlx.model.base import DecodeState
+from ocr_mlx.model.layers import decoder_step
 from ocr_mlx.model.layers.activations import silu
 from ocr_mlx.model.layers.attention import Mask as PlainMask
+from ocr_mlx.model.layers.host_step import Turn
 from ocr_mlx.model.layers.kv_cache import BatchKVCache
 from ocr_mlx.model.layers.reach import Reach, attend_within
 
@@ -237,11 +239,18 @@ class Decoder(nn.Module):
         Positions go on from `state.starts` unless `rotate` knows better; a `mask` replaces the causal one.
         """
         length = x.shape[1]
-        turn = rotate or self.rotation(state.starts)
         seen = state.cache.mask(length) if mask is None else mask
-        for index, layer in enumerate(self.layers):
-            x = layer(x, state.cache, index, turn, seen)
+        if rotate is None and decoder_step.fits(x, self.layers, self.norm):
+            turn = Turn(state.starts, length, self._periods)
+            out = decoder_step.step(x, self.layers, self.norm, state.cache, turn, seen)
+        else:
+            out = self._through_mlx(x, state, rotate or self.rotation(state.starts), seen)
         state.cache.advance(length)
+        return out
+
+    def _through_mlx(self, x: mx.array, state: DecoderState, rotate: Rotate, mask: Mask) -> mx.array:
+        for index, layer in enumerate(self.layers):
+            x = layer(x, state.cache, index, rotate, mask)
         out: mx.array = self.norm(x)
         return out
 

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import mlx.core as mx
+import numpy as np
 
+from ocr_mlx.model.layers.host import Floats
 from ocr_mlx.model.layers.reach import Reach
 
 STEP = 256
@@ -72,13 +74,17 @@ class BatchKVCache:
         """
         return self._write(self._keys, layer, keys), self._write(self._values, layer, values)
 
+    def append_on_host(self, layer: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
+        """As `append` on a CPU in float32: what is returned are views of the buffers, good until the next change."""
+        return self._write_on_host(self._keys, layer, keys), self._write_on_host(self._values, layer, values)
+
     def advance(self, count: int) -> None:
         """Count the tokens that all layers have appended."""
         self.lengths = [length + count for length in self.lengths]
         self._places = None
 
     def merge(self, other: BatchKVCache) -> None:
-        """Append the other's rows behind this one's. Both must hold the same layers."""
+        """Append the other's rows behind this one's; the other is used up. Both must hold the same layers."""
         capacity = _capacity(max(*self.lengths, *other.lengths, 0) + 1)
         for mine, theirs in ((self._keys, other._keys), (self._values, other._values)):
             for layer, (a, b) in enumerate(zip(mine, theirs, strict=True)):
@@ -112,7 +118,7 @@ class BatchKVCache:
 
     def _write(self, buffers: _Buffers, layer: int, fresh: mx.array) -> mx.array:
         longest, count = max(self.lengths, default=0), fresh.shape[2]
-        buffer = _grown(buffers[layer], fresh, longest + count)
+        buffer = _grown(buffers[layer], fresh.shape, longest + count, fresh.dtype)
         if self._alike:
             buffer[..., longest : longest + count, :] = fresh
         else:
@@ -121,6 +127,22 @@ class BatchKVCache:
         buffers[layer] = buffer
         return buffer[..., : longest + count, :]
 
+    def _write_on_host(self, buffers: _Buffers, layer: int, fresh: Floats) -> Floats:
+        """Write into the buffer's own memory, which nobody else sees.
+
+        On a CPU attention has used up its slices when it returns, and what merges, keeps or grows rows makes new buffers,
+        which are computed before numpy gets to see them.
+        """
+        longest, count = max(self.lengths, default=0), fresh.shape[2]
+        buffer = buffers[layer] = _grown(buffers[layer], fresh.shape, longest + count)
+        held = np.asarray(buffer)
+        if self._alike:
+            held[:, :, longest : longest + count] = fresh
+        else:
+            for row, length in enumerate(self.lengths):
+                held[row, :, length : length + count] = fresh[row]
+        return held[:, :, : longest + count]
+
     def _columns(self, count: int) -> mx.array:
         """Where each row's next tokens go, [rows, 1, count, 1]; all layers of a step share them."""
         if self._places is None or self._places.shape[2] != count:
@@ -128,10 +150,11 @@ class BatchKVCache:
         return self._places
 
 
-def _grown(buffer: mx.array | None, like: mx.array, needed: int) -> mx.array:
+def _grown(buffer: mx.array | None, shape: Sequence[int], needed: int, dtype: mx.Dtype = mx.float32) -> mx.array:
+    """A buffer of `needed` columns at least, for numbers of this shape."""
     if buffer is None:
-        rows, heads, _, size = like.shape
-        return mx.zeros((rows, heads, _capacity(needed), size), dtype=like.dtype)
+        rows, heads, _, size = shape
+        return mx.zeros((rows, heads, _capacity(needed), size), dtype=dtype)
     return buffer if buffer.shape[2] >= needed else _resized(buffer, _capacity(needed))
 
 

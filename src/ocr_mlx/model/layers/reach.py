@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mlx.core as mx
+import numpy as np
 
-from ocr_mlx.model.layers.attention import Mask, attend, attend_rows
-from ocr_mlx.model.layers.host import on_cpu
+from ocr_mlx.model.layers.attention import Mask, attend, attend_on_host, attend_rows
+from ocr_mlx.model.layers.host import Floats, on_cpu
 
 
 class Reach:
@@ -51,3 +52,10 @@ def attend_within(
     if mask.one_by_one:
         return attend_rows(queries, keys, values, mask.stops, scale=scale, mask=mask.within())
     return attend(queries, keys, values, scale=scale, mask=mask.array())
+
+
+def attend_within_on_host(queries: Floats, keys: Floats, values: Floats, mask: Mask | Reach = None) -> Floats:
+    """As `attend_within` of queries that are scaled already, for a decode step on a CPU."""
+    stops = mask.stops if isinstance(mask, Reach) else None
+    seen = mask.within() if isinstance(mask, Reach) else mask
+    return attend_on_host(queries, keys, values, np.asarray(seen) if isinstance(seen, mx.array) else seen, stops)

@@ -27,7 +27,7 @@ def masks(length: int, keys: int) -> dict[str, Mask]:
 
 
 @pytest.mark.parametrize("name", ["none", "causal", "bias", "columns", "shared bias"])
-@pytest.mark.parametrize(("length", "keys"), [(1, 1), (1, 50), (4, 9), (37, 37), (37, 50)])
+@pytest.mark.parametrize(("length", "keys"), [(1, 1), (1, 50), (1, 64), (1, 150), (4, 9), (4, 150), (37, 37), (37, 50)])
 @pytest.mark.parametrize("few", [1, 1 << 18])
 def test_rows_with_all_their_heads_give_what_all_at_once_give(
     name: str, length: int, keys: int, few: int, monkeypatch: pytest.MonkeyPatch
@@ -51,3 +51,15 @@ def test_blocks_of_queries_give_what_all_at_once_give(name: str, keys: int, monk
     monkeypatch.setattr(attention, "_FEW", 0)
     monkeypatch.setattr(attention, "_BLOCK", keys * 5)
     np.testing.assert_allclose(np.array(attend(queries, seen, values, scale=0.3, mask=mask)), whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_heads_result_is_the_same_in_any_share_of_the_work(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, seen, values = (np.array(part) for part in made(length, 150))
+    whole = attention.attend_on_host(queries, seen, values, "causal", [150, 70])
+    monkeypatch.setattr(attention, "_WORTH_PARTS", 0)
+    monkeypatch.setattr(attention, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(attention, "hands", lambda: 2)
+    for row, stop in enumerate([150, 70]):
+        own = queries[row : row + 1], seen[row : row + 1, :, :stop], values[row : row + 1, :, :stop]
+        np.testing.assert_array_equal(attention.attend_on_host(*own, "causal")[0], whole[row])

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from ocr_mlx.model.layers.host import on_cpu
 from ocr_mlx.model.layers.kv_cache import STEP, BatchKVCache
 from ocr_mlx.model.layers.reach import Reach
 
@@ -22,14 +23,17 @@ class Plain:
         self.cache = BatchKVCache(LAYERS, rows)
         self.next = 1.0
 
-    def append(self, count: int) -> None:
+    def append(self, count: int, on_host: bool = False) -> None:
         fresh = np.arange(self.next, self.next + len(self.rows) * count, dtype=np.float32).reshape(-1, count)
         self.next += fresh.size
         for row, tokens in zip(self.rows, fresh, strict=True):
             row.extend(tokens.tolist())
         keys = mx.broadcast_to(mx.array(fresh)[:, None, :, None], (len(self.rows), HEADS, count, SIZE))
         for layer in range(LAYERS):
-            seen = self.cache.append(layer, keys + 100 * layer, -keys)
+            if on_host:
+                seen = self.cache.append_on_host(layer, np.array(keys + 100 * layer), np.array(-keys))
+            else:
+                seen = self.cache.append(layer, keys + 100 * layer, -keys)
         assert seen[0].shape == (len(self.rows), HEADS, max(self.cache.lengths) + count, SIZE)
         self.cache.advance(count)
 
@@ -55,7 +59,7 @@ def change(plain: Plain, numbers: random.Random) -> None:
     """One random step: append, trim, keep or merge."""
     kind = numbers.choice(["append", "append", "trim", "keep", "merge"])
     if kind == "append" or not min(plain.cache.lengths):
-        plain.append(numbers.choice([1, 1, 2, 5, 70]))
+        plain.append(numbers.choice([1, 1, 2, 5, 70]), on_host=on_cpu() and numbers.random() < 0.5)
     elif kind == "trim":
         counts = [numbers.randint(0, min(3, len(row))) for row in plain.rows]
         plain.cache.trim(counts)
@@ -80,26 +84,43 @@ def test_grows_in_steps_and_keeps_what_it_holds() -> None:
     assert plain.cache.nbytes == LAYERS * 2 * 2 * HEADS * 4 * STEP * SIZE * 4
 
 
+@pytest.mark.parametrize("on_host", [False, True])
 @pytest.mark.parametrize("behind", [0, 2])
-def test_steps_write_in_place(behind: int) -> None:
+def test_steps_write_in_place(behind: int, on_host: bool) -> None:
     """Whether rows are of one length or not, a step copies nothing of what is held."""
+    if on_host and not on_cpu():
+        pytest.skip("only a CPU goes through numpy")
     plain = Plain(1)
     plain.append(5)
     other = Plain(1)
     other.append(5 - behind)
     plain.cache.merge(other.cache)
     plain.rows += other.rows
-    plain.append(1)
+    plain.append(1, on_host)
     mx.eval(plain.cache.arrays())
     held = plain.cache.nbytes
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     for _ in range(50):
-        plain.append(1)
+        plain.append(1, on_host)
         mx.eval(plain.cache.arrays())
     assert mx.get_active_memory() <= before + held // 8
     assert mx.get_peak_memory() <= before + held // 8
     plain.check()
+
+
+@pytest.mark.skipif(not on_cpu(), reason="only a CPU goes through numpy")
+def test_rows_taken_before_a_write_do_not_see_it() -> None:
+    plain = Plain(2)
+    plain.append(3)
+    taken = plain.cache.arrays()[0]
+    plain.cache.keep([1, 0])
+    fresh = np.zeros((2, HEADS, 1, SIZE), np.float32)
+    plain.cache.trim([3, 3])
+    for layer in range(LAYERS):
+        plain.cache.append_on_host(layer, fresh, fresh)
+    assert np.array(taken[:, 0, 0, 0]).all()
+    assert not np.array(plain.cache.arrays()[0][:, 0, 0, 0]).any()
 
 
 def test_no_mask_for_rows_of_one_length() -> None:

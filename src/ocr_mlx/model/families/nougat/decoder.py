@@ -7,6 +7,7 @@ import math
 import mlx.core as mx
 from mlx import nn
 
+from ocr_mlx.model.families.nougat import decoder_step
 from ocr_mlx.model.families.nougat.config import DecoderConfig
 from ocr_mlx.model.layers.activations import activation
 from ocr_mlx.model.layers.attention import Mask as PlainMask
@@ -86,11 +87,18 @@ class Decoder(nn.Module):
         """Append tokens [rows, length] to the cache: hidden states [rows, length, d_model]."""
         length = tokens.shape[1]
         x = self.embed_tokens(tokens) * self.scale + self.embed_positions(cache.positions(length) + OFFSET)
-        x = self.layernorm_embedding(x)
-        mask = cache.mask(length)
+        norms = (self.layernorm_embedding, self.layer_norm)
+        if decoder_step.fits(x, self.layers, norms):
+            hidden = decoder_step.step(x, self.layers, norms, pictures, cache)
+        else:
+            hidden = self._through_mlx(x, pictures, cache)
+        cache.advance(length)
+        return hidden
+
+    def _through_mlx(self, x: mx.array, pictures: list[KeysValues], cache: BatchKVCache) -> mx.array:
+        x, mask = self.layernorm_embedding(x), cache.mask(x.shape[1])
         for index, (layer, picture) in enumerate(zip(self.layers, pictures, strict=True)):
             x = layer(x, picture, cache, index, mask)
-        cache.advance(length)
         hidden: mx.array = self.layer_norm(x)
         return hidden
 
