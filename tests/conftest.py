@@ -1,4 +1,4 @@
-"""Shared by all tests: a fast BLAS before mlx is imported, and an environment without the developer's own settings.
+"""Shared by all tests: a fast BLAS before mlx is imported, an environment without the developer's own settings, and Ctrl-C.
 
 One thread of BLAS, here and in the programs that tests start: on tiny models several wait for one another longer than they
 compute, the more so where something else runs.
@@ -7,6 +7,7 @@ compute, the more so where something else runs.
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -15,6 +16,8 @@ from ocr_mlx.utils.blas import load_blas
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 load_blas()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs and their children never hear of it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
