@@ -9,27 +9,33 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
-from scripts.builtin.score import error_rate
 
-from tests.process.curl import curl, needs_curl, own_port
+from tests.process import curl as lines
+from tests.process.curl import EXAMPLES, curl, is_the_page, needs_curl
 from tests.process.hub import hub_with
 from tests.process.program import Start
 
 pytestmark = [pytest.mark.process, pytest.mark.slow, needs_curl]
-EXAMPLES = Path(__file__).parents[2] / "examples"
-TEXT = (EXAMPLES / "page.txt").read_text(encoding="utf-8").strip()
 DEEPSEEK = "deepseek-ai/DeepSeek-OCR"
 DEFAULT = "<image>\n<|grounding|>Convert the document to markdown."
 PORT = 8000
 HEALTH = "curl http://localhost:8000/health"
 MODES = "curl http://localhost:8000/api/modes"
 OCR = 'curl -X POST http://localhost:8000/api/ocr -F "image=@{}" -F "mode={}"'
+
+
+serve = partial(lines.serve, contract="deepseek", wanted=PORT)
+
+
+def asked(line: str, port: int) -> dict[str, Any]:
+    return lines.asked(line, port=(PORT, port))
 
 
 @pytest.fixture
@@ -43,25 +49,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "notes.txt").write_text("no picture")
     monkeypatch.chdir(folder)
     return folder
-
-
-def serve(start: Start, **environ: str) -> int:
-    record = start(
-        "serve", "--contract", "deepseek", "--port", own_port(PORT), command=("-m", "ocr_mlx"), **environ
-    ).ready()
-    return int(record["port"])
-
-
-def asked(line: str, port: int) -> dict[str, Any]:
-    answer = json.loads(curl(line, port=(PORT, port)))
-    assert isinstance(answer, dict)
-    return answer
-
-
-def is_the_page(text: str) -> bool:
-    rate = error_rate([TEXT], [text.strip()])
-    assert rate <= 0.02, (rate, text)
-    return True
 
 
 def size_of(data: bytes) -> tuple[int, int]:

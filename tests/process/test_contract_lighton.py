@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,25 @@ import httpx
 import pytest
 from PIL import Image
 from scripts.benchmark import families
-from scripts.builtin.score import error_rate
 
-from tests.process.curl import curl, needs_curl, own_port
+from tests.process import curl as lines
+from tests.process.curl import EXAMPLES, TEXT, curl, is_the_page, needs_curl
 from tests.process.hub import hub_with
 from tests.process.program import Start
 
 pytestmark = [pytest.mark.process, pytest.mark.slow, needs_curl]
-EXAMPLES = Path(__file__).parents[2] / "examples"
-TEXT = (EXAMPLES / "page.txt").read_text(encoding="utf-8").strip()
 LIGHTON = "lightonai/LightOnOCR-2-1B"
 PORT = 8000
 HEALTH = "curl http://localhost:8000/health"
 INFO = "curl http://localhost:8000/info"
 INFERENCE = 'curl -X POST "http://localhost:8000/api/inference" -F "file=@{}"'
+
+
+serve = partial(lines.serve, contract="lighton", wanted=PORT)
+
+
+def asked(line: str, port: int) -> dict[str, Any]:
+    return lines.asked(line, port=(PORT, port))
 
 
 @pytest.fixture
@@ -39,25 +45,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "empty.png").write_bytes(b"")
     monkeypatch.chdir(folder)
     return folder
-
-
-def serve(start: Start, **environ: str) -> int:
-    record = start(
-        "serve", "--contract", "lighton", "--port", own_port(PORT), command=("-m", "ocr_mlx"), **environ
-    ).ready()
-    return int(record["port"])
-
-
-def asked(line: str, port: int) -> dict[str, Any]:
-    answer = json.loads(curl(line, port=(PORT, port)))
-    assert isinstance(answer, dict)
-    return answer
-
-
-def is_the_page(text: str) -> bool:
-    rate = error_rate([TEXT], [text.strip()])
-    assert rate <= 0.02, (rate, text)
-    return True
 
 
 def test_the_readme_with_real_text(start: Start, folder: Path) -> None:
